@@ -10,5 +10,6 @@ extensions = [
     "complex_system.cli.extras",
     "complex_system.cli.backup",
     "complex_system.cli.predict",
+    "complex_system.cli.champion",
     "complex_system.infrastructure",
 ]

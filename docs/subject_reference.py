@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from complex_system.messaging import subjects
-from complex_system.protocol import database, documents, operations, serving, training
+from complex_system.protocol import database, documents, operations, promotion, serving, training, trial
 from complex_system.protocol.base import Event, Message, Request
 
 PAGE = Path(__file__).with_name("subjects.md")
@@ -27,7 +27,9 @@ _TOPICS: tuple[tuple[str, ModuleType], ...] = (
     ("Database", database),
     ("Documents of monitoring", documents),
     ("Training", training),
+    ("Decisions about the champion", promotion),
     ("Serving", serving),
+    ("Trying a model", trial),
     ("Operations", operations),
 )
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,8 +28,15 @@ from complex_system.serving.engine import Limits, PredictionEngine
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
+from complex_system.tracking.model_files import FILES, digests_of
 from complex_system.tracking.signature import signed
+from complex_system.training.conformal import INTERVALS_FILE, intervals_of
 from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
+
+
+def quick_files() -> dict[str, bytes]:
+    """What a model carries: intervals of 99 records whose errors are 1, 2 ... 99, so those of 90 % reach 90 to both sides."""
+    return {INTERVALS_FILE: intervals_of(np.arange(1.0, 100.0), None, "calibration records").encoded()}
 
 
 def linear_onnx(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width: int | None = None) -> bytes:
@@ -87,6 +94,7 @@ def register_onnx(
     trainer: str = "lightgbm",
     champion: bool = True,
     model_key: str = "",
+    files: Mapping[str, bytes] | None = None,
     **changes: Any,
 ) -> tuple[str, str]:
     """Logs a run with the ONNX model, registers a version and, if wanted, makes it champion.
@@ -94,6 +102,7 @@ def register_onnx(
     Args:
         prefix: What the registered name begins with; one of its own keeps tests apart.
         model_key: Signs the model, as a trainer does; empty for no signature.
+        files: What the version carries beside the ONNX model.
         changes: Replaced entries of the metadata.
 
     Returns:
@@ -105,9 +114,13 @@ def register_onnx(
     client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     name = f"{prefix}-{trainer}"
     run = client.create_run("0")
-    metadata = signed(onnx_metadata(dataset, onnx_model, name, trainer, run_id=run.info.run_id) | changes, model_key)
+    files = files or {}
+    own = {"run_id": run.info.run_id, FILES: digests_of(files)}
+    metadata = signed(onnx_metadata(dataset, onnx_model, name, trainer, **own) | changes, model_key)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "model.onnx").write_bytes(onnx_model)
+        for file, content in files.items():
+            Path(folder, file).write_bytes(content)
         Path(folder, "metadata.json").write_text(json.dumps(metadata))
         client.log_artifacts(run.info.run_id, folder, "twin")
     client.set_terminated(run.info.run_id)
@@ -150,6 +163,7 @@ class MemorySource(ModelSource):
         self.published: list[tuple[str, str, bytes, dict[str, Any]]] = []
         self.loads = 0
         self.failure: Exception | None = None
+        self.files: dict[str, bytes] = {}
 
     def publish(self, dataset: Dataset, bias: float, onnx_model: bytes | None = None, **changes: Any) -> str:
         """Makes an ONNX model that answers ``bias`` plus the sum of the features the newest, and returns its version."""
@@ -170,7 +184,7 @@ class MemorySource(ModelSource):
     def load(self, reference: ModelReference) -> LoadedModel:
         self.loads += 1
         _, _, onnx_model, metadata = self.published[int(reference.version) - 1]
-        return LoadedModel(onnx_model, metadata)
+        return LoadedModel(onnx_model, metadata, files={**quick_files(), **self.files})
 
 
 class ManyModels(ModelSource):
@@ -180,17 +194,24 @@ class ManyModels(ModelSource):
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.versions_of: dict[str, list[tuple[bytes, dict[str, Any]]]] = {}
+        self.versions_of: dict[str, list[tuple[bytes, dict[str, Any], Mapping[str, bytes]]]] = {}
         self.aliases: dict[str, dict[str, str]] = {}
         self.loads: list[tuple[str, str]] = []
         self.looks = 0
+        self.files: dict[str, bytes] = {}
 
-    def publish(self, name: str, bias: float, *, champion: bool = False, **changes: Any) -> str:
-        """Registers an ONNX model that answers ``bias`` plus the sum of the features."""
+    def publish(
+        self, name: str, bias: float, *, champion: bool = False, files: Mapping[str, bytes] | None = None, **changes: Any
+    ) -> str:
+        """Registers an ONNX model that answers ``bias`` plus the sum of the features, with intervals unless other files are given."""
         onnx_model = linear_onnx(self.dataset, bias)
         trainer = name.partition("-")[2]
         self.versions_of.setdefault(name, []).append(
-            (onnx_model, onnx_metadata(self.dataset, onnx_model, name, trainer) | changes)
+            (
+                onnx_model,
+                onnx_metadata(self.dataset, onnx_model, name, trainer) | changes,
+                quick_files() if files is None else files,
+            )
         )
         version = str(len(self.versions_of[name]))
         if champion:
@@ -231,7 +252,8 @@ class ManyModels(ModelSource):
     @override
     def load(self, reference: ModelReference) -> LoadedModel:
         self.loads.append((reference.name, reference.version))
-        return LoadedModel(*self.versions_of[reference.name][int(reference.version) - 1])
+        onnx_model, metadata, files = self.versions_of[reference.name][int(reference.version) - 1]
+        return LoadedModel(onnx_model, metadata, files={**files, **self.files})
 
 
 @asynccontextmanager

@@ -18,10 +18,11 @@ from complex_system.evaluation.statistics import Evaluation
 from complex_system.protocol.scores import CrossValidation
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelVersionRef
-from complex_system.training.cross_validation import Keyed, Predict, cross_validate, standard_error
+from complex_system.training.cross_validation import Keyed, Predict, cross_validate
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.lightgbm import LightGBMTrainer
 from complex_system.training.linear import LINEAR, fit_linear
+from complex_system.training.out_of_fold import standard_error
 from complex_system.training.split import Part, parts_of
 
 LEVEL = Settings().champion_level

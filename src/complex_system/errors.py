@@ -178,6 +178,12 @@ class ModelRefusedError(ComplexSystemError):
     code = "model_refused"
 
 
+class UnsupportedByModelError(ComplexSystemError):
+    """The model that is served does not carry what the request needs; a model that is trained now does."""
+
+    code = "unsupported_by_model"
+
+
 class NotEnoughDataError(ComplexSystemError):
     """There are too few labelled records for training or comparison."""
 

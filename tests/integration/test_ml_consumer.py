@@ -19,6 +19,7 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.baselines import cross_validated_baseline
+from complex_system.evaluation.comparison import kept_cross_validation
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
@@ -35,7 +36,9 @@ from complex_system.protocol.training import (
 from complex_system.serving.models.predictor import Predictor
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelRegistry
+from complex_system.training.conformal import INTERVALS_FILE, Intervals
 from complex_system.training.cross_validation import FewRecords
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part, groups_of, parts_of
 from complex_system_services.ml_consumer.predictions import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
@@ -199,6 +202,9 @@ async def test_where_the_best_error_is_not_known_a_linear_model_takes_part_and_i
         onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
         assert await asyncio.to_thread(registry.load_reference, ref)
         assert metadata["cross_validation"]["rmse"] == pytest.approx(first.results[0].cv.rmse)
+        files = await asyncio.to_thread(registry.load_files, ref, metadata)
+        assert OutOfFold.decoded(files[OUT_OF_FOLD_FILE]).summary() == kept_cross_validation(metadata)
+        assert Intervals.decoded(files[INTERVALS_FILE]).records == metadata["cross_validation"]["records"]
         predictor = Predictor(Pipeline(plant), ref.model, ref.version, onnx, metadata)
         features = np.column_stack([table[name].to_numpy() for name in plant.feature_names]).astype(np.float32)
         errors = predictor.predict_features(features[holdout]) - target[holdout]

@@ -19,19 +19,28 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
-from complex_system.errors import InvalidRecordError, InvalidRequestError, NoModelError, StartError
+from complex_system.errors import (
+    InvalidRecordError,
+    InvalidRequestError,
+    NoModelError,
+    StartError,
+    UnsupportedByModelError,
+)
 from complex_system.local.servers import Server, free_port
 from complex_system.messaging.clients import ServingClient
 from complex_system.messaging.subjects import PREDICT, event_subject
 from complex_system.protocol.serving import PREDICTION_MADE, PredictedRecord, PredictionMade
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
+from complex_system.protocol.trial import SUGGEST_SETTINGS, SuggestRequest
 from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.settings import Settings
+from complex_system.tracking.model_files import SAMPLE_FILE
 from complex_system.tracking.registry import ModelRegistry
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import crown, linear_onnx, register_onnx
 from support import Ear, TesterService, eventually, running
+from trainings import quick_sample
 
 # MLflow's client and the libraries below it warn of their own deprecated parts.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -254,6 +263,9 @@ async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
             await eventually(lambda: len(events) == 3)
             whole = {name: value for name, value in laboratory.complete_record().items() if value is not None}
             await ServingClient(tester, origin="own").predict_table(pa.Table.from_pylist([whole]))
+            # Who tries the model is answered, and nobody hears of it.
+            assert len(await ServingClient(tester, origin="trial").predict(records[:3])) == 3
+            await client.post("/predict", json=records[:1], headers={"X-Prediction-Origin": "trial"})
             await client.post("/predict", json=records[:1], headers={"X-Prediction-Origin": "<img>"})
             await eventually(lambda: len(events) == 5)
     finally:
@@ -268,6 +280,30 @@ async def test_predictions_are_announced_at_most_a_thousand_of_a_request(
     )
     assert len(second.predictions) == 1000
     assert len(third.predictions) == 3
+
+
+async def test_settings_are_searched_over_nats_with_a_model_that_carries_its_sample(
+    settings: Settings, tester: TesterService, publish: Any
+) -> None:
+    raw = "rohwert_2_labormessung"
+    asked = SuggestRequest(goal="maximum", free=[raw], record={"material_id": "00000000"}, count=1)
+    await asyncio.to_thread(publish, 5.0)
+    async with serving(settings) as (_, client):
+        await ready(client)
+        with pytest.raises(UnsupportedByModelError, match="trained before"):
+            await tester.ask(SUGGEST_SETTINGS, asked)
+        files = {SAMPLE_FILE: await asyncio.to_thread(quick_sample)}
+        _, version = await asyncio.to_thread(publish, 6.0, files=files)
+
+        async def is_new() -> bool:
+            return (await client.get("/model")).json()["model"]["version"] == version
+
+        await eventually(is_new)
+        found = await tester.ask(SUGGEST_SETTINGS, asked)
+        assert found.suggestions[0].record == {"material_id": "00000000", raw: pytest.approx(30.0, abs=0.1)}
+        assert found.version == version
+        with pytest.raises(InvalidRequestError, match="colour"):
+            await tester.ask(SUGGEST_SETTINGS, msgspec.structs.replace(asked, free=["colour"]))
 
 
 async def test_bad_requests_over_nats_cost_an_error_and_the_next_is_answered(

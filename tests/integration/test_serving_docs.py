@@ -16,7 +16,9 @@ from jsonschema import Draft202012Validator
 
 from complex_system.domain.dataset import Dataset
 from complex_system.serving.rest.openapi import ASSETS
+from complex_system.tracking.model_files import SAMPLE_FILE
 from models import ManyModels, rest_server
+from trainings import quick_sample
 
 DATASET = Dataset.load()
 KEY = {"X-API-Key": "plant-7"}
@@ -34,6 +36,7 @@ OPEN = {
 
 def source() -> ManyModels:
     source = ManyModels(DATASET)
+    source.files = {SAMPLE_FILE: quick_sample()}
     source.publish("lab-lightgbm", 1.0)
     source.publish("lab-pytorch", 2.0, champion=True)
     return source
@@ -127,7 +130,7 @@ async def test_only_what_can_happen_is_described(client: httpx.AsyncClient) -> N
             assert "security" not in document
             assert not [name for name in document["components"]["schemas"] if "Validation" in name]
             for path, method, operation in operations(document):
-                assert ("422" in operation["responses"]) == (path == "/predict")
+                assert ("422" in operation["responses"]) == (path in ("/predict", "/explain", "/suggest"))
                 asked = secured and path not in OPEN
                 assert (operation.get("security"), "401" in operation["responses"]) == (
                     [{"key": []}] if asked else None,

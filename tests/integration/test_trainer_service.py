@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
@@ -27,6 +28,7 @@ from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import Reference
+from complex_system.pipeline.onnx_graph import RAW_ONNX_FILE
 from complex_system.protocol.base import Empty, to_wire
 from complex_system.protocol.operations import health_request
 from complex_system.protocol.training import TRAIN_MODEL, TrainReply, TrainRequest
@@ -36,7 +38,9 @@ from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
 from complex_system.training.base import Trainer, TrainingParameters
+from complex_system.training.conformal import INTERVALS_FILE, Intervals, set_apart
 from complex_system.training.data import SampleCollector
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
@@ -51,6 +55,7 @@ from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regre
 from envelopes import age
 from models import linear_onnx, register_onnx
 from proxy import proxied
+from raw_models import by_serving, predicted
 from samples import lab_samples, processed_page
 from support import Ear, eventually, running
 
@@ -106,8 +111,11 @@ async def test_a_requested_training_is_announced_logged_and_registered(
         outcome = await ear.outcome("r1", LOADED)
         assert outcome.status == "finished", outcome
         await eventually(lambda: service.health().state == "ready")
-    data, _ = lab_samples(5, RECORDS)
-    assert outcome.samples == {"train": len(data.train), "validation": len(data.validation)}
+    data = set_apart(dataset, lab_samples(5, RECORDS)[0])
+    calibration = data.calibration or ()
+    assert outcome.samples == {
+        "train": len(data.train), "validation": len(data.validation), "calibration": len(calibration),
+    }  # fmt: skip
     assert (outcome.trainer, outcome.framework) == (trainer, service.framework)
     assert outcome.model == f"{settings.model_prefix}-{trainer}"
 
@@ -117,8 +125,14 @@ async def test_a_requested_training_is_announced_logged_and_registered(
     assert (ref.trainer, ref.pipeline_version) == (trainer, dataset.version)
     onnx, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert metadata["validation"] == to_wire(outcome.validation)
+    files = await asyncio.to_thread(registry.load_files, ref, metadata)
+    assert Intervals.decoded(files[INTERVALS_FILE]).records == len(calibration) > 0
     reference = Reference.decoded(await asyncio.to_thread(registry.load_reference, ref) or b"")
     assert (reference.pipeline_version, reference.samples) == (dataset.version, len(data.train))
+    files = await asyncio.to_thread(registry.load_files, ref, metadata, [RAW_ONNX_FILE])
+    records = list(Laboratory(6).records(200))
+    from_raw = predicted(dataset, files[RAW_ONNX_FILE], records)
+    assert np.abs(from_raw - by_serving(dataset, onnx, records)).max() <= 1e-5 * data.train.y.std()
     if trainer == "pytorch-wandb":
         store = ArtifactStore(artifact_folder(settings.wandb_dir))
         files, _ = store.read(store.newest() or "")
@@ -149,18 +163,26 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     assert (found.records, len(found.rmses), found.repeats) == (labelled, 10, 2)
     assert outcome.timings["cross_validation"] > 0
     stages = [value.stage for value in ear.progress]
-    assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]
+    assert sorted(set(stages), key=stages.index) == ["fetching", "searching", "training", "cross-validating", "logging"]
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert kept_cross_validation(metadata) == found
+    files = await asyncio.to_thread(registry.load_files, ref, metadata)
+    assert OutOfFold.decoded(files[OUT_OF_FOLD_FILE]).summary() == found
+    intervals = Intervals.decoded(files[INTERVALS_FILE])
+    assert (intervals.method, intervals.records, intervals.units) == ("cross-validation", labelled, labelled)
     run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome.run_id)
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)
     assert run.data.metrics["cv_rmse_standard_error"] == pytest.approx(found.standard_error)
+    assert run.data.params["search_trials"] == str(settings.lightgbm_trials)
+    assert outcome.timings["searching"] > 0
 
-    # Where the setting says so, nothing of it.
+    # Where the setting says so, nothing of it; and the search is made once there is a first model.
     async with running(MlLightgbmRegressionMlflowService, settings.copy(update={"cross_validate_below": labelled}), plant):
         await ear.ask_trainers(round="many", trainers=["lightgbm"])
         assert (await ear.outcome("many", LOADED)).cross_validation is None
+        await ear.ask_trainers(round="next", trainers=["lightgbm"])
+        assert "searching" in (await ear.outcome("next", LOADED)).timings
 
 
 @pytest.mark.usefixtures("filled")
@@ -189,8 +211,9 @@ async def test_a_round_may_leave_out_what_is_older_than_a_time_or_than_a_key(ear
     def samples(of: pa.Table) -> dict[str, int]:
         collector = SampleCollector(Dataset.load(), list(Part))
         collector.add(of)
-        data = collector.training_data()
-        return {"train": len(data.train), "validation": len(data.validation)}
+        data = set_apart(Dataset.load(), collector.training_data())
+        found = {"train": len(data.train), "validation": len(data.validation)}
+        return found if data.calibration is None else {**found, "calibration": len(data.calibration)}
 
     await DatabaseClient(ear).save_raw([record for record in Laboratory(5).records(RECORDS) if record["_id"] in keys])
     # The larger the key, the older the record.

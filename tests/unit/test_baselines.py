@@ -49,10 +49,10 @@ from complex_system.training.cross_validation import (
     Keyed,
     cross_validate,
     fold_numbers,
-    standard_error,
 )
 from complex_system.training.data import SampleCollector, Samples
 from complex_system.training.linear import fit_linear
+from complex_system.training.out_of_fold import standard_error
 from complex_system.training.split import Part, groups_of
 from samples import lab_samples
 

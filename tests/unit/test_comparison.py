@@ -29,8 +29,8 @@ from complex_system.protocol.training import COMPARISON_FINISHED, FoldCounts, Qu
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.base import score
-from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Samples
+from complex_system.training.out_of_fold import standard_error
 from complex_system.training.split import Copies
 from models import linear_onnx, onnx_metadata
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from fastiot.cli.model.project import ProjectContext
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
 
-from complex_system.cli.shared import Deployed, config_of, errors_of, fail, infrastructure_of, say
-from complex_system.errors import ComplexSystemError, StartError
-
-if TYPE_CHECKING:
-    from complex_system.settings import Settings
+from complex_system.cli.shared import Deployed, config_of, errors_of, infrastructure_of, over_the_broker, say
+from complex_system.errors import StartError
 
 
 @extras_cmd.command("init-env", context_settings=DEFAULT_CONTEXT_SETTINGS)
@@ -92,7 +87,7 @@ def dead_letters(
             "--replay removes what it publishes; --remove removes without publishing. Name one of them."
         )
     action: Action = "replay" if replay else "remove" if remove else "payload" if payload else "show"
-    _over_the_broker(
+    over_the_broker(
         "extras dead-letters",
         deployment,
         lambda settings: manage_dead_letters(settings, action, say, limit=limit, number=number, source=source),
@@ -118,23 +113,7 @@ def conflicts(
     from complex_system.messaging.operators import list_conflicts
 
     most = limit or (None if csv else 100)
-    _over_the_broker("extras conflicts", deployment, lambda settings: list_conflicts(settings, say, as_csv=csv, limit=most))
-
-
-def _over_the_broker(command: str, deployment: str, work: Callable[[Settings], Coroutine[Any, Any, int]]) -> None:
-    """Do something over the broker of a deployment."""
-    import asyncio
-
-    from pydantic import ValidationError
-
-    from complex_system.settings import Settings
-
-    try:
-        config_of(deployment)
-        environment = ProjectContext.default.env_for_deployment(deployment)
-        asyncio.run(work(Settings.of({**environment, **os.environ})))
-    except (ComplexSystemError, ValidationError) as error:
-        fail(command, str(error))
+    over_the_broker("extras conflicts", deployment, lambda settings: list_conflicts(settings, say, as_csv=csv, limit=most))
 
 
 @extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from fastiot.cli.model.deployment import DeploymentConfig
@@ -16,6 +18,7 @@ from complex_system.terminal import printable
 
 if TYPE_CHECKING:
     from complex_system.local.plan import Deployment
+    from complex_system.settings import Settings
 
 
 def deployment_names() -> list[str]:
@@ -59,6 +62,20 @@ def config_of(name: str) -> DeploymentConfig:
         return context.deployment_by_name(name)
     except ValueError as error:
         raise StartError(f"Deployment '{name}' cannot be read: {error}") from error
+
+
+def over_the_broker(command: str, deployment: str, work: Callable[[Settings], Coroutine[Any, Any, object]]) -> None:
+    """Do something over the broker of a deployment."""
+    from pydantic import ValidationError
+
+    from complex_system.settings import Settings
+
+    try:
+        config_of(deployment)
+        environment = ProjectContext.default.env_for_deployment(deployment)
+        asyncio.run(work(Settings.of({**environment, **os.environ})))
+    except (ComplexSystemError, ValidationError) as error:
+        fail(command, str(error))
 
 
 def infrastructure_of(config: DeploymentConfig) -> dict[str, bool]:

@@ -20,24 +20,28 @@ from complex_system.errors import (
     TrainingFailedError,
     UnknownModelError,
 )
-from complex_system.evaluation.baselines import evaluate_baselines
+from complex_system.evaluation.baselines import evaluate_baselines, for_folds
 from complex_system.evaluation.decision import decide, ranked_by_folds
 from complex_system.evaluation.results import Comparison, Result
 from complex_system.evaluation.statistics import Evaluation, Squares, units_of
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
+from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, CrossValidation
 from complex_system.protocol.training import Cause
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.base import TrainingResult
+from complex_system.tracking.promotion import ROLLED_BACK, decision_in
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import score
-from complex_system.training.cross_validation import Keyed
+from complex_system.training.conformal import interval_files
+from complex_system.training.cross_validation import Keyed, out_of_fold
 from complex_system.training.data import Samples, TrainingData
-from complex_system.training.linear import LINEAR, LinearModel
+from complex_system.training.linear import LINEAR, LinearModel, fit_linear
 from complex_system.training.onnx import export_onnx
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE
 from complex_system.training.split import NO_COPIES, Copies
 
 log = logging.getLogger(__name__)
@@ -86,6 +90,11 @@ class ComparisonRequest:
     def moved_since(self) -> float | None:
         """Since when the inputs have moved and the error has not: there a new model must be better, and nowhere surely worse."""
         return self.alert.since if self.alert is not None and self.alert.moved == "input" else None
+
+    def compare_again(self) -> None:
+        """Forget what was compared, because a person has changed the champion meanwhile."""
+        self.comparison = self.linear = None
+        self.runs.clear()
 
     def failed(self, error: Exception) -> None:
         """Prepare the next try; after a refusal it makes new runs, because somebody may have deleted one that was begun."""
@@ -156,7 +165,9 @@ class ModelComparison:
         self._prefix = prefix
         self._level = level
 
-    def run(self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None) -> Comparison:
+    def run(
+        self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None, hold: str = ""
+    ) -> Comparison:
         """Compare the models of a round with each other, with the present champion, and with a linear model.
 
         The champion stays unless a new model is surely better, or far smaller and not worse (``evaluation.decision``). The linear
@@ -169,6 +180,7 @@ class ModelComparison:
             request: The models.
             data: What they are compared on.
             champion: The present champion, if it is for this pipeline version.
+            hold: Why a person decides about a new champion, as a part of a sentence; empty where the round does.
 
         Raises:
             TrainingFailedError: None of them can be loaded and predicts.
@@ -179,7 +191,9 @@ class ModelComparison:
         candidates: list[Candidate] = []
         replaced = ""
         if champion and (champion.split != dataset.split_rule or data.champion_has_seen):
-            replaced = replaced_message(f"{champion.model} {champion.version}", champion.split, dataset.split_rule)
+            replaced = replaced_message(
+                f"{champion.model} {champion.version}", champion.split, dataset.split_rule, held=bool(hold)
+            )
             champion = None
         incumbent = (champion.model, champion.version) if champion else None
         for model, version in dict.fromkeys([*request.models, *([incumbent] if incumbent else [])]):
@@ -189,6 +203,10 @@ class ModelComparison:
                     raise ModelRefusedError(
                         f"It was trained with another split ({ref.split}; now {dataset.split_rule}), so it may have seen hold-out "
                         "records. The next training replaces it."
+                    )
+                if (model, version) != incumbent and (back := decision_in(ref, ROLLED_BACK)) is not None:
+                    raise ModelRefusedError(
+                        f"It was rolled back by {back.who} ({back.why}); only a person may crown it again."
                     )
                 onnx, metadata = self._registry.load_onnx_model(ref)
                 predictor = Predictor(self._pipeline, model, version, onnx, metadata)
@@ -211,16 +229,18 @@ class ModelComparison:
         by_folds = ranked_by_folds(results) if data.everything is None else None
         basis: Basis = "hold-out" if by_folds is None else "cross-validation"
         results = by_folds or results
-        best, challenges = decide(results, self._level, dataset.split.by)
-        others = {name: each for name, each in baselines.items() if name != best.ref.trainer}
+        winner, challenges = decide(results, self._level, dataset.split.by)
+        candidate = winner if hold and not winner.incumbent else None
+        best = winner if candidate is None else next((result for result in results if result.incumbent), winner)
+        others = {name: each for name, each in baselines.items() if name not in (best.ref.trainer, winner.ref.trainer)}
         unit, by = dataset.column(dataset.target).unit, dataset.split.by
         verdicts, verdict = judge_champion(best, best.label, others, basis, unit, by)
         return Comparison(
-            round=request.round, results=tuple(result for result in results if result is best or result.ref.version),
+            round=request.round, results=tuple(result for result in results if result is winner or result.ref.version),
             champion=best, holdout=len(holdout), best_new=next((result for result in results if not result.incumbent), None),
-            refused=refused, baselines=baselines if best.ref.version else others, ranked_by=basis, challenges=challenges,
+            refused=refused, baselines=baselines if winner.ref.version else others, ranked_by=basis, challenges=challenges,
             verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
-            question=dataset.split.question, notes=data.notes, suspects=data.suspects,
+            question=dataset.split.question, notes=data.notes, suspects=data.suspects, candidate=candidate, hold=hold,
         )  # fmt: skip
 
     def _linear(self, training: TrainingData, found: Evaluation, everything: Samples | None) -> Result:
@@ -236,7 +256,7 @@ def linear_result(
     round_id: str,
     dataset: Dataset,
     data: TrainingData,
-    cross: CrossValidation | None,
+    few: Keyed | None,
     reference: bytes,
     files: Mapping[str, bytes],
 ) -> TrainingResult:
@@ -246,17 +266,23 @@ def linear_result(
         round_id: The round that it is of.
         dataset: What it is for.
         data: What it is fitted on.
-        cross: Its cross-validation.
+        few: All labelled records, where they are few: it is cross-validated with them.
         reference: What the data are like, for monitoring.
         files: Kept beside the ONNX model.
     """
     started, model = datetime.now(UTC), LinearModel(data)
+    onnx_model = export_onnx(model, data.validation.x, data.validation.y)
+    crossed = None if few is None else out_of_fold(for_folds(fit_linear), few)
+    made = {**files, **interval_files(dataset, model.predict, data, crossed)}
+    if crossed is not None:
+        made[OUT_OF_FOLD_FILE] = crossed.encoded()
     return TrainingResult(
         trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
-        onnx_model=export_onnx(model, data.validation.x, data.validation.y),
+        onnx_model=onnx_model,
         validation=score(data.validation.y, model.predict(data.validation.x)),
-        started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference, cross_validation=cross,
-        files=files,
+        started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference,
+        cross_validation=None if crossed is None else crossed.summary(),
+        files=with_raw_onnx(dataset, onnx_model, made),
     )  # fmt: skip
 
 

@@ -69,12 +69,17 @@ class ComparisonLog:
         self._best_possible = best_possible
         self._unit = dataset.column(dataset.target).unit
 
-    def recall(self) -> LastRounds:
-        """Return what a new round must know of the complete rounds of this pipeline version."""
+    def recall(self, chosen_in: str = "") -> LastRounds:
+        """Return what a new round must know of the complete rounds of this pipeline version.
+
+        Args:
+            chosen_in: The round that chose the present champion; empty or unknown for the last one with a new champion.
+        """
         client = open_client(self._uri)
         with translated(self._uri, "looking for the last round"):
             last = self._newest(client, {_ORIGIN: "round"})
-            changed = self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
+            changed = self._newest(client, {_ROUND: chosen_in}) if chosen_in else None
+            changed = changed or self._newest(client, {_ORIGIN: "round", _CHANGED: "True"})
         params = last.data.params if last else {}
         labelled, corrected = (int(params[name]) if params.get(name) else None for name in ("labelled", "corrected"))
         began = changed.data.params if changed else {}
@@ -157,6 +162,7 @@ class ComparisonLog:
                 "kept": comparison.kept or None,
                 "split": comparison.split or None, "question": comparison.question or None,
                 "champion": comparison.champion.label,
+                "candidate": comparison.candidate.label if comparison.candidate else None,
                 "champion_framework": comparison.champion.ref.framework,
                 "champion_changed": comparison.is_change,
                 "not_better_than": ", ".join(comparison.unbeaten) or None,

@@ -83,6 +83,9 @@ class Comparison:
         question: What the errors are measured for (``Split.question``).
         notes: What people must know of the split, as sentences.
         suspects: Labels that are probably wrong.
+        candidate: The new model that would be champion, where a person decides; then the champion is the previous one, or the
+            candidate itself where there is none.
+        hold: Why a person decides, as a part of a sentence.
     """
 
     round: str
@@ -103,6 +106,13 @@ class Comparison:
     question: str = ""
     notes: str = ""
     suspects: SuspectTargets = NO_SUSPECTS
+    candidate: Result | None = None
+    hold: str = ""
+
+    @property
+    def winner(self) -> Result:
+        """Who won: the candidate, the new champion, or the one that stays."""
+        return self.candidate or self.champion
 
     @property
     def evidence(self) -> str:
@@ -118,7 +128,7 @@ class Comparison:
     @property
     def is_change(self) -> bool:
         """Whether the champion is another one than before."""
-        return not self.champion.incumbent
+        return self.candidate is None and not self.champion.incumbent
 
     @property
     def unbeaten(self) -> tuple[str, ...]:
@@ -137,6 +147,9 @@ class Comparison:
         if self.is_change:
             return ""
         stays = f"{self.champion.label} stays champion"
+        if self.candidate is not None:
+            before = f"{stays}: " if self.champion.incumbent else ""
+            return f"{before}{self.candidate.label} won and is the candidate, because {self.hold}."
         best = self.best_new
         if best is None:
             return f"{stays}: no new model could be compared."
@@ -161,13 +174,13 @@ class Comparison:
         )
 
     def with_version(self, ref: ModelVersionRef) -> Comparison:
-        """Return the comparison with the registered version of its champion, which had none."""
-        champion = replace(self.champion, ref=ref)
-        results = tuple(champion if each is self.champion else each for each in self.results)
-        challenges = {
-            champion.label if name == self.champion.label else name: each for name, each in self.challenges.items()
-        }
-        return replace(self, results=results, champion=champion, challenges=challenges)
+        """Return the comparison with the registered version of its winner, which had none."""
+        winner = replace(self.winner, ref=ref)
+        results = tuple(winner if each is self.winner else each for each in self.results)
+        challenges = {winner.label if name == self.winner.label else name: each for name, each in self.challenges.items()}
+        champion = winner if self.champion is self.winner else self.champion
+        candidate = None if self.candidate is None else winner
+        return replace(self, results=results, champion=champion, candidate=candidate, challenges=challenges)
 
     def message(self, request: ComparisonRequest, run_url: str = "") -> ComparisonFinished:
         """Return the comparison as it is published and kept, with the page of its run."""
@@ -175,7 +188,8 @@ class Comparison:
         return ComparisonFinished(
             round=self.round,
             results=results,
-            champion=msgspec.convert(self.champion.message(self.ranked_by), ChampionSummary, from_attributes=True),
+            champion=self._summary(self.champion),
+            candidate=None if self.candidate is None else self._summary(self.candidate),
             holdout=self.holdout,
             kept=self.kept,
             cause=request.cause,
@@ -196,3 +210,6 @@ class Comparison:
             suspects=self.suspects,
             replaced=self.replaced,
         )
+
+    def _summary(self, result: Result) -> ChampionSummary:
+        return msgspec.convert(result.message(self.ranked_by), ChampionSummary, from_attributes=True)

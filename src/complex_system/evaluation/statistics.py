@@ -14,8 +14,8 @@ import numpy.typing as npt
 from complex_system.protocol.scores import CrossValidation, Residuals
 from complex_system.protocol.training import Quality, ScoresWithInterval
 from complex_system.training.base import residuals_of, score
-from complex_system.training.cross_validation import standard_error
 from complex_system.training.data import Matrix, Samples
+from complex_system.training.out_of_fold import standard_error
 
 LEVEL = 0.95
 MIN_UNITS = 30
@@ -157,7 +157,7 @@ def rmse_difference(one: Squares, other: Squares) -> Difference:
 def fold_interval(values: Sequence[float], folds: int) -> Interval:
     """Return the mean of fold scores with Student's interval, its standard error corrected for the folds' overlap.
 
-    Source: Nadeau and Bengio, see :func:`~complex_system.training.cross_validation.standard_error`.
+    Source: Nadeau and Bengio, see :func:`~complex_system.training.out_of_fold.standard_error`.
     """
     mean = float(np.mean(values))
     reach = _reach(len(values)) * standard_error(values, folds)

@@ -135,18 +135,19 @@ def copies_message(copies: Copies) -> str:
     )
 
 
-def replaced_message(label: str, split: str, present: str) -> str:
+def replaced_message(label: str, split: str, present: str, *, held: bool = False) -> str:
     """Return why a champion was not compared with the new models.
 
     Args:
         label: Its name and version.
         split: What its records were divided by.
         present: What they are divided by now.
+        held: A person decides whether it is replaced.
     """
     how = "before records came that moved the split" if split == present else f"with another split ({split}; now {present})"
     return (
         f"{label} was trained {how}, so it may have learned from the records that decide: it was not compared, and the best new model "
-        "replaces it."
+        f"{'is the candidate' if held else 'replaces it'}."
     )
 
 

@@ -18,6 +18,7 @@ HTTP_STATUS = {
     "misdirected": 421,
     "unsupported_media_type": 415,
     "unknown_model": 404,
+    "unsupported_by_model": 409,
     "invalid_record": 422,
     "too_large": 413,
     "no_model": 503,

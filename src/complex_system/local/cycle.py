@@ -166,7 +166,12 @@ class Cycle:
         left_out = [name for name in self._plan.trainers if name not in compared]
         if not compared or (left_out and self._strict):
             return f"no comparison with {', '.join(left_out)}", CONSUMER
-        return ("", "") if self._state.champion else ("no champion", CONSUMER)
+        if self._state.champion:
+            return "", ""
+        waiting = self._state.comparison.candidate if self._state.comparison else None
+        if waiting is None:
+            return "no champion", CONSUMER
+        return f"{waiting.model} {waiting.version} waits for `fiot extras champion approve`", CONSUMER
 
     def _compared(self) -> set[str]:
         """Return the trainers in the newest comparison; one of an earlier run counts when no new round begins."""

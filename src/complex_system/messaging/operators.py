@@ -1,4 +1,4 @@
-"""What an operator sees and does over the broker: dead letters, and conflicts."""
+"""What an operator sees and does over the broker: dead letters, conflicts, and decisions about the champion."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.dead_letters import DeadLetter, DeadLetters
 from complex_system.messaging.ingest.publisher import published_records
+from complex_system.protocol.base import Empty
 from complex_system.protocol.database import ConflictMessage, Value
+from complex_system.protocol.promotion import DECIDE_ON_CHAMPION, GET_PROMOTION, ChampionRequest
 from complex_system.settings import Settings
 
 _PATIENCE = 5.0
@@ -120,6 +122,37 @@ async def list_conflicts(
     return seen
 
 
+async def show_promotion(settings: Settings, say: Callable[[str], None]) -> None:
+    """Show champion, candidate, pin and the decisions of people.
+
+    Raises:
+        NobodyListensError: The broker is not reachable, or ``ml_consumer`` does not answer.
+    """
+    async with _connected(settings, "champion") as connection:
+        found = await SystemClient(connection, settings, "champion").ask(GET_PROMOTION, Empty())
+    say(f"promotion     {found.mode}")
+    for name, version in (("champion", found.champion), ("candidate", found.candidate), ("roll back to", found.previous)):
+        rmse = "" if version is None or version.rmse is None else f", hold-out RMSE {version.rmse:.4g}"
+        say(f"{name:<13} {version.label if version else 'none'}{rmse}")
+    if found.pinned is not None:
+        say(f"pinned        {_when(found.pinned.at)} by {found.pinned.who}: {found.pinned.why}")
+    for each in found.decisions:
+        say(f"{_when(each.at)}  {each.action:<9} {each.label} (before: {each.before or 'none'}), {each.who}: {each.why}")
+    if not found.decisions:
+        say("No decision was made yet.")
+
+
+async def decide_on_champion(settings: Settings, asked: ChampionRequest, say: Callable[[str], None]) -> None:
+    """Have a person's decision about the champion carried out, and show what was done.
+
+    Raises:
+        ComplexSystemError: It is refused, or ``ml_consumer`` does not answer.
+    """
+    async with _connected(settings, "champion") as connection:
+        done = await SystemClient(connection, settings, "champion").ask(DECIDE_ON_CHAMPION, asked)
+    say(done.message)
+
+
 @asynccontextmanager
 async def _connected(settings: Settings, name: str) -> AsyncIterator[ServiceConnection]:
     address = f"{settings.nats_host}:{settings.nats_port}"
@@ -137,12 +170,12 @@ async def _connected(settings: Settings, name: str) -> AsyncIterator[ServiceConn
 
 
 def _rows(conflict: ConflictMessage) -> list[tuple[object, ...]]:
-    first = (conflict.key, _time(conflict), conflict.source, conflict.kept_source)
+    first = (conflict.key, _when(conflict.at), conflict.source, conflict.kept_source)
     return [(*first, each.column, _written(each.kept), _written(each.lost)) for each in conflict.values]
 
 
 def _conflict_text(conflict: ConflictMessage) -> str:
-    head = f"{conflict.key}  {_time(conflict)}  from '{conflict.source}' against '{conflict.kept_source}'"
+    head = f"{conflict.key}  {_when(conflict.at)}  from '{conflict.source}' against '{conflict.kept_source}'"
     if conflict.deleted:
         return f"{head}\n    the record is deleted; lost: " + ", ".join(
             f"{e.column} = {_shown(e.lost)}" for e in conflict.values
@@ -154,8 +187,8 @@ def _conflict_text(conflict: ConflictMessage) -> str:
     )
 
 
-def _time(conflict: ConflictMessage) -> str:
-    return datetime.fromtimestamp(conflict.at, UTC).isoformat(timespec="seconds")
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _written(value: Value) -> object:

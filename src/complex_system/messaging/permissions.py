@@ -15,7 +15,7 @@ from complex_system.messaging import subjects
 from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
 from complex_system.messaging.lease import bucket_of
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
-from complex_system.protocol import database, documents, operations, serving, training
+from complex_system.protocol import database, documents, operations, promotion, serving, training, trial
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT
 
@@ -127,7 +127,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
     "ml_pytorch_regression": _TRAINER,
     "ml_tensorflow_regression_mlflow": _TRAINER,
     "ml_consumer": ServiceSubjects(
-        answers=(training.GET_COMPARISON,),
+        answers=(training.GET_COMPARISON, promotion.GET_PROMOTION, promotion.DECIDE_ON_CHAMPION),
         hears=(
             training.TRAINING_PROGRESS,
             training.TRAINING_FINISHED,
@@ -144,6 +144,8 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             database.GET_PROCESSED,
             database.GET_UNPROCESSED,
             database.GET_LAST_KEY,
+            documents.SAVE_DOCUMENTS,
+            documents.GET_DOCUMENTS,
         ),
         announces=(
             training.TRAINING_ROUND,
@@ -154,14 +156,22 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         jetstream=_leases("ml_consumer"),
     ),
     "ml_serving_mlflow": ServiceSubjects(
-        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS),
+        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, serving.EXPLAIN, trial.SUGGEST_SETTINGS),
         hears=(training.CHAMPION_CHANGED,),
         asks=(subjects.PROCESS_RAW,),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
     ),
     "ml_serving": ServiceSubjects(
         # The champion's subjects, too: with COMPLEX_SYSTEM_SERVING_ANSWERS_PREDICTION it answers them.
-        answers=(subjects.PREDICT_WANDB, serving.PREDICT_COLUMNS_WANDB, subjects.PREDICT, serving.PREDICT_COLUMNS),
+        answers=(
+            subjects.PREDICT_WANDB,
+            serving.PREDICT_COLUMNS_WANDB,
+            serving.EXPLAIN_WANDB,
+            subjects.PREDICT,
+            serving.PREDICT_COLUMNS,
+            serving.EXPLAIN,
+            trial.SUGGEST_SETTINGS,
+        ),
         hears=(training.CHAMPION_CHANGED, training.TRAINING_FINISHED, SERVICE_HEARTBEAT),
         asks=(subjects.PROCESS_RAW, subjects.PREDICT),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
@@ -181,6 +191,9 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         ),
         asks=(
             training.GET_COMPARISON,
+            trial.SUGGEST_SETTINGS,
+            promotion.GET_PROMOTION,
+            promotion.DECIDE_ON_CHAMPION,
             database.GET_COUNTS,
             database.GET_INGEST_COUNTS,
             database.GET_TIME,
@@ -200,6 +213,6 @@ SERVICES: Mapping[str, ServiceSubjects] = {
 
 def declared_subjects() -> tuple[str, ...]:
     """Return the names of all declared subjects, sorted; those of the services' health not among them."""
-    modules: tuple[ModuleType, ...] = (subjects, database, documents, operations, serving, training)
+    modules: tuple[ModuleType, ...] = (subjects, database, documents, operations, promotion, serving, training, trial)
     found = {each.name for module in modules for each in vars(module).values() if isinstance(each, Request | Event)}
     return tuple(sorted(found))

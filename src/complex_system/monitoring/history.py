@@ -103,6 +103,7 @@ class Champion(Message, frozen=True, kw_only=True, omit_defaults=True):
         holdout: Number of these records; 0 where it is not known.
         pipeline_version: Pipeline version that it was trained for; empty where it is not known, as the next one.
         cause: Why its round was started.
+        decided: Whose decision it was; empty for a round's.
         at: Since when it is the champion, seconds since 1970 (UTC).
     """
 
@@ -113,6 +114,7 @@ class Champion(Message, frozen=True, kw_only=True, omit_defaults=True):
     holdout: int = 0
     pipeline_version: str = ""
     cause: str = ""
+    decided: str = ""
     at: float
 
     @property

@@ -26,6 +26,7 @@ from complex_system.monitoring.points import Figure, Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.services import KnownServices, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.promotion import Promotion
 from complex_system.protocol.serving import (
     PredictedRecord,
     PredictionFailed,
@@ -59,6 +60,7 @@ class Monitor:
         shadows: Its challengers.
         drift: The newest comparison with the reference.
         comparison: The newest comparison of models; None before the first.
+        promotion: Champion, candidate, pin and people's decisions; None until ``ml_consumer`` has told.
         outliers: Pairs in the champion's window that are far from the rest, the oldest first: perhaps slips in the truth.
     """
 
@@ -97,6 +99,7 @@ class Monitor:
         self.shadows: list[ServedMetrics] = []
         self.drift = DataDrift()
         self.comparison: KeptComparison | None = None
+        self.promotion: Promotion | None = None
         self.outliers: list[WindowPair] = []
         self._watch = ChangeWatch()
         self._now = now

@@ -19,6 +19,7 @@ from complex_system.monitoring.performance import ServedMetrics
 from complex_system.monitoring.services import ServiceState
 from complex_system.protocol.base import Message
 from complex_system.protocol.operations import Alert, Alerts, MonitoringSnapshot, ServedModel, ServiceFigures
+from complex_system.protocol.promotion import Promotion
 
 
 class ServedView(Message, frozen=True, kw_only=True):
@@ -129,6 +130,7 @@ class Models(Message, frozen=True, kw_only=True):
         champions: The newest first.
         served: The models that answer.
         shadows: Challengers.
+        promotion: Champion, candidate, pin and people's decisions; None until they are known.
     """
 
     comparison: KeptComparison | None
@@ -137,6 +139,7 @@ class Models(Message, frozen=True, kw_only=True):
     champions: list[Champion]
     served: list[ServedView]
     shadows: list[ServedView]
+    promotion: Promotion | None
 
 
 class ColumnView(ColumnDrift, frozen=True, kw_only=True, omit_defaults=True):
@@ -226,6 +229,7 @@ def models(monitor: Monitor) -> Models:
         champions=monitor.history.champions[::-1],
         served=[_served(monitor, each) for each in monitor.served.values()],
         shadows=[_served(monitor, each) for each in monitor.shadows],
+        promotion=monitor.promotion,
     )
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of the steps, written once for a number and for a column of polars.
+"""The arithmetic of the steps, written once for a number, for a column of polars and for a tensor of an ONNX graph.
 
 Where ``Column.outside`` lets a number lie beyond its declared range, linear steps (scale, standardise, keep, product, a numerator) go
 on as they are; a logarithm, Box-Cox and a denominator, which may have no result there, take the nearer end of the range.
@@ -33,7 +33,7 @@ from complex_system.domain.steps import (
 )
 
 Number = Any
-"""A float or an expression of floats."""
+"""A float, an expression of floats or a tensor of doubles."""
 
 
 def clip_number(value: float, low: float, high: float) -> float:
@@ -48,12 +48,17 @@ def clip_column(value: pl.Expr, low: float, high: float) -> pl.Expr:
 
 def for_numbers(step: Arithmetic, numbers: Intervals) -> Callable[..., float]:
     """Return the step as a function of floats; ``numbers`` are those that the pipeline knows."""
-    return _within(numbers.clipped(step), _function(step, numbers, math.log, math.exp, clip_number), clip_number)
+    return compiled(step, numbers, math.log, math.exp, clip_number)
 
 
 def for_columns(step: Arithmetic, numbers: Intervals) -> Callable[..., pl.Expr]:
     """Return the step as a function of expressions; ``numbers`` are those that the pipeline knows."""
-    return _within(numbers.clipped(step), _function(step, numbers, pl.Expr.log, pl.Expr.exp, clip_column), clip_column)
+    return compiled(step, numbers, pl.Expr.log, pl.Expr.exp, clip_column)
+
+
+def compiled(step: Arithmetic, numbers: Intervals, log: Any, exp: Any, clip: Any) -> Callable[..., Number]:
+    """Return the step as a function of whatever has ``+``, ``-``, ``*`` and ``/``, and these three functions."""
+    return _within(numbers.clipped(step), _function(step, numbers, log, exp, clip), clip)
 
 
 def _within(ends: dict[int, Interval], function: Callable[..., Number], clip: Any) -> Callable[..., Number]:

@@ -24,7 +24,7 @@ from complex_system.pipeline.expressions import date_parts, shares
 
 _SHOWN = 60
 """Characters of a bad value, and categories of a column, that a message shows."""
-_TOLERANCE = 1e-6
+SHARES_TOLERANCE = 1e-6
 """How far the sum of a record's shares may be from 1."""
 
 
@@ -173,7 +173,7 @@ class SharesCheck(Check):
         # Added in the order of the categories, as below: a library's sum may add in another order.
         total = reduce(lambda made, each: made + each, shares(of, column.name))
         within = parts.list.eval(pl.element().is_between(0.0, 1.0).fill_null(False)).list.all()
-        whole = (parts.list.len() == 0) | (total - 1.0).is_between(-_TOLERANCE, _TOLERANCE)
+        whole = (parts.list.len() == 0) | (total - 1.0).is_between(-SHARES_TOLERANCE, SHARES_TOLERANCE)
         given = (parts.list.len() == entries.list.len().fill_null(0)) & within & whole.fill_null(False)
         inside = pl.when(parts.is_null()).then(entries.list.len().fill_null(0) <= 1).otherwise(given)
         self._set(inside)
@@ -198,7 +198,11 @@ class SharesCheck(Check):
         total = 0.0
         for category in self._categories:
             total = total + share_of.get(category, 0.0)
-        return None if -_TOLERANCE <= total - 1.0 <= _TOLERANCE else f"has shares that add up to {total:g}, not to 1"
+        return (
+            None
+            if -SHARES_TOLERANCE <= total - 1.0 <= SHARES_TOLERANCE
+            else f"has shares that add up to {total:g}, not to 1"
+        )
 
 
 def checks(dataset: Dataset) -> list[Check]:

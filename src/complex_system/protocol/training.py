@@ -60,7 +60,7 @@ class TrainingProgress(Message, frozen=True, kw_only=True):
         trainer: Name of the trainer.
         framework: ``lightgbm``, ``pytorch`` or ``tensorflow``.
         round: Id of the round.
-        stage: ``fetching``, ``training``, ``cross-validating`` or ``logging``.
+        stage: ``fetching``, ``searching``, ``training``, ``cross-validating`` or ``logging``.
         step: Epoch, boosting round or fold that is done; 0 before the first.
         steps: Steps at most.
         train_rmse: Error on the training part, in the target's unit; None where it is not known.
@@ -182,7 +182,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
 
 
 class ChampionSummary(Message, frozen=True, kw_only=True):
-    """The model with the alias ``champion``.
+    """The model with the alias ``champion``, or with the alias ``candidate``.
 
     Attributes:
         model: Registered name.
@@ -236,6 +236,8 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         round: Id of the round.
         results: The models, best first.
         champion: The previous one, or the new model that is surely better or cheaper; the best one where there was none.
+        candidate: The new model that would be champion, where a person decides: then ``champion`` is the previous one, or this one
+            where there is none. None in all other cases.
         holdout: Number of hold-out records.
         kept: Why the previous champion stays; empty for a new one.
         cause: Why the round was started.
@@ -262,6 +264,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     results: tuple[ComparedModel, ...]
     champion: ChampionSummary
     holdout: int
+    candidate: ChampionSummary | None = None
     kept: str = ""
     cause: Cause = "growth"
     alerts: tuple[str, ...] = ()
@@ -298,6 +301,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
         holdout: Number of these records; 0 from an earlier release.
         pipeline_version: Pipeline version that it was trained for.
         cause: Why the round was started.
+        decided: Whose decision it was, such as ``approve by anna``; empty for a round's.
     """
 
     model: str
@@ -307,6 +311,7 @@ class ChampionChanged(Message, frozen=True, kw_only=True):
     holdout: int = 0
     pipeline_version: str = ""
     cause: Cause = "growth"
+    decided: str = ""
 
 
 TRAIN_MODEL = Request("train-model", TrainRequest, TrainReply, "Start a training, or say why not; every trainer answers.")

@@ -51,7 +51,8 @@ class TrainingResult:
     @property
     def samples(self) -> dict[str, int]:
         """Number of samples by part."""
-        return {"train": len(self.data.train), "validation": len(self.data.validation)}
+        calibration = {} if self.data.calibration is None else {"calibration": len(self.data.calibration)}
+        return {"train": len(self.data.train), "validation": len(self.data.validation), **calibration}
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -136,13 +136,8 @@ class ModelRegistry:
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a registered model of any prefix, oldest first; none for an unknown one."""
-        client = self._client
-        quoted = name.replace("'", "''")
         with translated(self._uri, "looking for a model's versions"):
-            found = client.search_model_versions(
-                f"name = '{quoted}'", max_results=MAX_VERSIONS, order_by=["version_number DESC"]
-            )
-        return [str(each.version) for each in reversed(found)]
+            return [str(each.version) for each in reversed(self._versions(name))]
 
     def has_onnx_model(self, ref: ModelVersionRef) -> bool:
         """Return whether the run of a version has an ONNX model."""
@@ -196,6 +191,11 @@ class ModelRegistry:
         with translated(self._uri, "looking for the champion"):
             return self._champions(self._models())
 
+    def crowned(self) -> list[ModelVersionRef]:
+        """Return the versions that are or were champion, the one that became so last first."""
+        with translated(self._uri, "looking for earlier champions"):
+            return sorted(self._crowned(self._models()), key=_number, reverse=True)
+
     def set_champion(self, ref: ModelVersionRef, round_id: str = "") -> None:
         """Move the alias to a version: set it there first, then delete it from other models.
 
@@ -216,7 +216,7 @@ class ModelRegistry:
             if newest_champion(found) != ref:
                 tags = {
                     CHAMPION_SINCE: datetime.now(UTC).isoformat(timespec="microseconds"),
-                    CHAMPION_NUMBER: str(1 + max(map(_number, found), default=0)),
+                    CHAMPION_NUMBER: str(1 + max(map(_number, [*found, *self._crowned(models)]), default=0)),
                     CHAMPION_ROUND: round_id,
                 }
                 for name, value in tags.items():
@@ -304,6 +304,10 @@ class ModelRegistry:
         found = [self._existing(model.name, model.aliases[CHAMPION]) for model in models if CHAMPION in model.aliases]
         return [ref for ref in found if ref is not None and self._is_ours(ref)]
 
+    def _crowned(self, models: Iterable[Any]) -> list[ModelVersionRef]:
+        found = (_ref(each) for model in models for each in self._versions(model.name))
+        return [ref for ref in found if CHAMPION_NUMBER in ref.tags and self._is_ours(ref)]
+
     def _existing(self, name: str, version: object) -> ModelVersionRef | None:
         """Return the version that an alias points to; None where it was deleted. The caller translates errors."""
         try:
@@ -321,6 +325,12 @@ class ModelRegistry:
         aliases = {alias: str(version) for alias, version in dict(model.aliases).items()}
         gone = {each for each in {*aliases.values()} - {str(newest.version)} if not self._existing(model.name, each)}
         return {alias: version for alias, version in aliases.items() if version not in gone}
+
+    def _versions(self, name: str) -> list[Any]:
+        """Return the versions of a registered model, newest first. The caller translates errors."""
+        quoted = name.replace("'", "''")
+        order = ["version_number DESC"]
+        return list(self._client.search_model_versions(f"name = '{quoted}'", max_results=MAX_VERSIONS, order_by=order))
 
     def _models(self) -> list[Any]:
         """Return the registered models of the prefix, and others that begin alike. The caller translates errors."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,11 +16,11 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import Split
 from complex_system.errors import TrainingFailedError
-from complex_system.protocol.scores import CrossValidation, Scores
-from complex_system.training.base import residuals_of, score
+from complex_system.protocol.scores import CrossValidation
 from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
-from complex_system.training.grouping import OriginCollector, last_share, parts_around
-from complex_system.training.split import Part, groups_of
+from complex_system.training.grouping import OriginCollector, Origins, divide, last_share, parts_around
+from complex_system.training.out_of_fold import OutOfFold
+from complex_system.training.split import Part, groups_of, parts_of
 
 FOLDS = 5
 REPEATS = 2
@@ -68,10 +67,24 @@ class Keyed:
     @property
     def digest(self) -> str:
         """Digest of groups and targets: equal where two cross-validations had the same records."""
-        order = sorted(range(len(self.groups)), key=self.groups.__getitem__)
-        found = hashlib.sha256("\n".join(self.groups[i] for i in order).encode())
-        found.update(np.ascontiguousarray(self.samples.y[order], dtype="<f4").tobytes())
+        found = hashlib.sha256("\n".join(self.groups[i] for i in self.order).encode())
+        found.update(np.ascontiguousarray(self.samples.y[self.order], dtype="<f4").tobytes())
         return found.hexdigest()[:16]
+
+    @property
+    def order(self) -> Places:
+        """Places of the records in the order of their groups, in which the digest takes them."""
+        return np.array(sorted(range(len(self.groups)), key=self.groups.__getitem__), dtype=np.intp)
+
+    @property
+    def held_out(self) -> npt.NDArray[np.bool_]:
+        """Which records are in the hold-out part of the split."""
+        if self.split.by == "key":
+            return np.equal(parts_of(self.groups), Part.HOLDOUT)
+        bound, times = self.samples.groups, self.samples.times
+        assert bound is not None
+        assert times is not None
+        return np.equal(divide(self.split, Origins(bound, times, np.zeros(len(bound)))), Part.HOLDOUT)
 
     def folds(self, repeats: int | None = None) -> list[list[Fold]]:
         """Return the folds of each repeat. They depend on groups and times only, so every trainer and baseline has the same ones.
@@ -139,18 +152,6 @@ class FewRecords:
         return keyed if folds and all(min(map(len, fold)) >= MIN_SAMPLES for fold in folds) else None
 
 
-def standard_error(values: Sequence[float], folds: int) -> float:
-    """Return the standard error of the mean of fold scores, corrected for the overlap of the training sets: s sqrt(1/m + 1/(k-1)).
-
-    The scores of m folds are not independent, because the folds' training sets share most of their records; the plain s / sqrt(m)
-    would be too small. 1/(k-1) is the size of a fold over that of its training set. Source: C. Nadeau and Y. Bengio, Inference for
-    the Generalization Error, Machine Learning 52 (2003); for repeated folds R. Bouckaert and E. Frank, Evaluating the Replicability
-    of Significance Tests for Comparing Learning Algorithms, PAKDD 2004.
-    """
-    spread = float(np.std(np.asarray(values, dtype=np.float64), ddof=1))
-    return spread * math.sqrt(1 / len(values) + 1 / (folds - 1))
-
-
 def fold_numbers(groups: Sequence[str], folds: int, repeat: int) -> npt.NDArray[np.int64]:
     """Return the fold of every record: equal parts of the groups in the order of a hash of their names.
 
@@ -173,10 +174,10 @@ def balanced_fold_numbers(groups: Sequence[str], folds: int, repeat: int) -> npt
     return np.array([numbers[group] for group in groups])
 
 
-def cross_validate(
+def out_of_fold(
     fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
-) -> CrossValidation:
-    """Fit without each fold in turn, and score the fit on that fold.
+) -> OutOfFold:
+    """Fit without each fold in turn, and let the fit predict that fold.
 
     A fit gets the records outside its fold, divided once more: the larger part to train on, the smaller for early stopping. So
     neither scaling nor early stopping has seen a record that is scored.
@@ -190,45 +191,35 @@ def cross_validate(
     Raises:
         TrainingFailedError: A fit predicts values that are not finite.
     """
-    samples = records.samples
-    divided = records.folds(repeats)
-    scores: list[Scores] = []
-    r2: list[float] = []
-    errors: list[Matrix] = []
-    places = np.arange(len(samples))
-    for folds in divided:
-        predicted = np.full(len(samples), np.nan, dtype=np.float32)
-        for train, validation, scored in folds:
-            predicted[scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
-            scores.append(score(samples.y[scored], predicted[scored]))
-            on_fold(len(scores), len(divided) * FOLDS)
-        places = np.sort(np.concatenate([fold.scored for fold in folds]))  # in every repeat the same
-        r2.append(score(samples.y[places], predicted[places]).r2)
-        errors.append((predicted - samples.y)[places])
-    rmses = tuple(each.rmse for each in scores)
-    if not np.all(np.isfinite(rmses)):
+    samples, divided = records.samples, records.folds(repeats)
+    predictions = np.full((len(divided), len(samples)), np.nan, dtype=np.float32)
+    numbers = np.full(predictions.shape, -1, dtype=np.int8)
+    for repeat, folds in enumerate(divided):
+        for fold, (train, validation, scored) in enumerate(folds):
+            predictions[repeat, scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
+            numbers[repeat, scored] = fold
+            on_fold(repeat * FOLDS + fold + 1, len(divided) * FOLDS)
+    places = records.order[numbers[0, records.order] >= 0]  # in every repeat the same
+    if not np.isfinite(predictions[:, places]).all():
         raise TrainingFailedError("A fold was predicted with values that are not finite.")
-    groups = [records.groups[place] for place in places]
-    names, numbers = np.unique(groups, return_inverse=True)
+    names, units = np.unique([records.groups[place] for place in places], return_inverse=True)
     order = np.arange(len(names))
     if records.split.by == "time" and samples.times is not None:
-        order = np.argsort(np.bincount(numbers, weights=samples.times[places]) / np.bincount(numbers), kind="stable")
-    squares = np.bincount(numbers, weights=np.square(np.array(errors, dtype=np.float64)).mean(axis=0))[order]
-    sizes = np.bincount(numbers)[order]
-    return CrossValidation(
-        rmse=float(np.mean(rmses)),
-        rmses=rmses,
-        standard_error=standard_error(rmses, FOLDS),
-        mae=float(np.mean([each.mae for each in scores])),
-        r2=float(np.mean(r2)),
-        records=len(records.groups),
-        folds=FOLDS,
-        digest=records.digest,
-        residuals=residuals_of(np.array(errors), groups),
-        squares=tuple(float(f"{each:.6g}") for each in squares),
-        sizes=tuple(sizes.tolist()) if np.any(sizes > 1) else (),
-        groups=tuple(zlib.crc32(str(name).encode()) for name in names[order]),
-    )
+        order = np.argsort(np.bincount(units, weights=samples.times[places]) / np.bincount(units), kind="stable")
+    return OutOfFold(
+        digest=records.digest, records=len(records.groups),
+        groups=np.array([zlib.crc32(str(name).encode()) for name in names[order]], dtype=np.uint32),
+        units=np.argsort(order)[units],
+        held_out=records.held_out[places],
+        truth=samples.y[places], folds=numbers[:, places], predictions=predictions[:, places],
+    )  # fmt: skip
+
+
+def cross_validate(
+    fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
+) -> CrossValidation:
+    """Return the figures of :func:`out_of_fold`."""
+    return out_of_fold(fit, records, on_fold, repeats).summary()
 
 
 def _fold(records: Keyed, scored: npt.NDArray[np.bool_], salt: str) -> Fold:

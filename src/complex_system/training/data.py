@@ -73,6 +73,7 @@ class TrainingData:
         arrived: When the newest of all labelled records arrived, by the database's clock, seconds since 1970; 0 with a split by key,
             where no record changes its part.
         until: The latest time of both parts, seconds since 1970; None but with a split by time.
+        calibration: Samples that nothing of a training may see, for its intervals (``training.conformal``); None for none.
     """
 
     feature_names: tuple[str, ...]
@@ -84,6 +85,7 @@ class TrainingData:
     loss: Loss = "squared"
     arrived: float = 0.0
     until: float | None = None
+    calibration: Samples | None = None
 
 
 class _Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import time
@@ -14,10 +15,16 @@ from typing_extensions import override
 
 from complex_system.background import run
 from complex_system.domain.laboratory import BEST_POSSIBLE, has_known_function
-from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError, TrainingFailedError
+from complex_system.errors import (
+    BusyError,
+    ComplexSystemError,
+    NobodyListensError,
+    ReplyTimeoutError,
+    TrainingFailedError,
+)
 from complex_system.evaluation.comparison import ComparisonRequest
 from complex_system.evaluation.mlflow_log import ComparisonLog
-from complex_system.messaging.clients import DatabaseClient, ServingClient
+from complex_system.messaging.clients import DatabaseClient, DocumentClient, ServingClient
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.protocol.base import Empty
@@ -30,6 +37,7 @@ from complex_system.protocol.operations import (
     Alert,
     ScenarioState,
 )
+from complex_system.protocol.promotion import DECIDE_ON_CHAMPION, GET_PROMOTION, ChampionRequest, Promotion
 from complex_system.protocol.serving import TRUTH_KNOWN, TruthKnown
 from complex_system.protocol.training import (
     CHAMPION_CHANGED,
@@ -43,12 +51,13 @@ from complex_system.protocol.training import (
     TrainingProgress,
 )
 from complex_system.service_layer.rounds.champion import ChampionSelector
+from complex_system.service_layer.rounds.decisions import ChampionDecisions
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundTimes
 from complex_system.service_layer.rounds.scheduler import RoundScheduler
 from complex_system.tracking.connection import load_mlflow
 from complex_system.tracking.mlflow import MlflowTracker
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.promotion import PromotionRegistry
 from complex_system_services.ml_consumer.predictions import LabProbes, PredictionRequests, StoredProbes, probes_for
 
 T = TypeVar("T")
@@ -74,6 +83,8 @@ class MlConsumerService(SystemService):
     """Seconds between two requests for alerts and scenario, in case events were missed."""
     uphold_interval: ClassVar[float] = 10.0
     """Seconds between two looks at where the alias ``champion`` is."""
+    decision_patience: ClassVar[float] = 20.0
+    """Seconds that a person's decision waits for a comparison in progress."""
 
     @override
     async def warm_up(self) -> None:
@@ -86,14 +97,18 @@ class MlConsumerService(SystemService):
         database = DatabaseClient(self)
         data = LabelledData(dataset, database)
         uri, prefix, key = settings.mlflow_tracking_uri, settings.model_prefix or dataset.name, settings.model_key
-        self._registry = ModelRegistry(uri, prefix, key)
+        self._registry = PromotionRegistry(uri, prefix, key)
         self._log = ComparisonLog(uri, settings.mlflow_experiment, dataset, BEST_POSSIBLE.rmse if known else None)
         self._selector = ChampionSelector(
             self._registry, MlflowTracker(uri, settings.mlflow_experiment, prefix, key), self._log, data, dataset,
             self._run_blocking, holdout_newest=settings.holdout_newest,
             baseline_samples=0 if known else _BASELINE_SAMPLES, few=0 if known else settings.cross_validate_below,
-            prefix=prefix, level=settings.champion_level,
+            prefix=prefix, level=settings.champion_level, approved=settings.promotion == "approved",
         )  # fmt: skip
+        self._decisions = ChampionDecisions(
+            self._registry, DocumentClient(self), self._run_blocking, mode=settings.promotion
+        )
+        self._promoting = asyncio.Lock()
         times = replace(self.round_times, timeout=settings.round_timeout)
         self._runner = RoundRunner(self.broker, type(self).__name__, times)
         self._rounds = RoundScheduler(
@@ -187,12 +202,14 @@ class MlConsumerService(SystemService):
         if time.monotonic() - self._upheld >= self.uphold_interval:
             last = await self._last_comparison()
             if last is not None:
-                await self._selector.uphold(last)
+                async with self._promoting:
+                    await self._selector.uphold(last)
             self._upheld = time.monotonic()
 
     async def _compare(self, request: ComparisonRequest) -> None:
         await self.set_state("working", f"comparing the models of round {request.round}")
-        self._last, changed = await self._selector.select(request)
+        async with self._promoting:
+            self._last, changed = await self._selector.select(request)
         self._rounds.compared(request, improved=changed is not None)
         await self.announce(COMPARISON_FINISHED, self._last)
         if changed is not None:
@@ -202,6 +219,31 @@ class MlConsumerService(SystemService):
     async def _get_comparison(self, _: Empty) -> ComparisonFinished | None:
         """Return the newest comparison, for those who missed the event."""
         return await self._last_comparison()
+
+    @answers(GET_PROMOTION)
+    async def _get_promotion(self, _: Empty) -> Promotion:
+        """Return which versions have which part, and what people decided."""
+        return await self._decisions.state()
+
+    @answers(DECIDE_ON_CHAMPION)
+    async def _decide(self, asked: ChampionRequest) -> Promotion:
+        """Carry out a person's decision, but not in the middle of a comparison."""
+        try:
+            async with asyncio.timeout(self.decision_patience):
+                await self._promoting.acquire()
+        except TimeoutError as error:
+            raise BusyError("Models are being compared, which may change the champion; try again afterwards.") from error
+        try:
+            promotion, changed = await self._decisions.carry_out(asked)
+            if self._pending is not None:
+                self._pending.compare_again()
+        finally:
+            self._promoting.release()
+        if asked.action in ("approve", "roll-back"):
+            self._rounds.forget()
+        if changed is not None:
+            await self.announce(CHAMPION_CHANGED, changed)
+        return promotion
 
     async def _last_comparison(self) -> ComparisonFinished | None:
         if self._last is None:

@@ -14,7 +14,13 @@ from msgspec.structs import asdict, replace
 from typing_extensions import override
 
 from complex_system.background import Worker, run
-from complex_system.errors import ComplexSystemError, NotEnoughDataError, StartError, TrackingUnavailableError
+from complex_system.errors import (
+    ComplexSystemError,
+    NobodyListensError,
+    NotEnoughDataError,
+    StartError,
+    TrackingUnavailableError,
+)
 from complex_system.http.auth import require_key
 from complex_system.http.server import RestServer
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
@@ -30,7 +36,7 @@ from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
-from complex_system.protocol import database, operations, serving, training
+from complex_system.protocol import database, operations, promotion, serving, training
 from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
@@ -114,6 +120,7 @@ class MlMonitoringService(SystemService):
         self.every(min(settings.monitoring_interval, self.keep_interval), self._keep)
         self.every(settings.monitoring_interval, self._count)
         self.every(self.ask_interval, self._keeper.ask_targets)
+        self.every(self.ask_interval, self._ask_promotion)
 
     def _check_lease(self) -> None:
         assert self.lease is not None
@@ -137,8 +144,9 @@ class MlMonitoringService(SystemService):
 
         settings = self.settings
         return page_of(
-            self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key, now=self._clock
-        )
+            self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key, decide=self._decide,
+            now=self._clock,
+        )  # fmt: skip
 
     @override
     async def on_stop(self) -> None:
@@ -255,6 +263,15 @@ class MlMonitoringService(SystemService):
         counts = await self._database.counts()
         self.monitor.flow.counted(self.monitor.now, counts)
         self.monitor.flow.ingested(await self.ask(database.GET_INGEST_COUNTS, Empty()))
+
+    async def _ask_promotion(self) -> None:
+        with contextlib.suppress(NobodyListensError):  # without ml_consumer nobody changes the champion
+            self.monitor.promotion = await self.ask(promotion.GET_PROMOTION, Empty())
+
+    async def _decide(self, asked: promotion.ChampionRequest) -> promotion.Promotion:
+        """Have a decision from the page carried out."""
+        self.monitor.promotion = await self.ask(promotion.DECIDE_ON_CHAMPION, asked)
+        return self.monitor.promotion
 
     async def _write(self) -> None:
         """Send to MLflow what waits, as long as the service runs."""

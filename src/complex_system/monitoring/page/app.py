@@ -1,4 +1,4 @@
-"""The Dash application: one shell, six views, one clock. It only reads."""
+"""The Dash application: one shell, six views, one clock. It reads; decisions about the champion are sent to who carries them out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -27,6 +27,8 @@ from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.page.period_report import make_report
 from complex_system.monitoring.page.reading import DEFAULT_PERIOD, PERIODS, Facts, Period, Reading, take
 from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system
+from complex_system.monitoring.page.views.promotion import Decide, take_decisions
+from complex_system.protocol.promotion import ChampionRequest, Promotion
 
 VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, data.VIEW, system.VIEW, alerts.VIEW)
 ASSETS = Path(__file__).parent / "assets"
@@ -49,6 +51,7 @@ def page_of(
     *,
     mlflow_uri: str = "",
     api_key: str = "",
+    decide: Callable[[ChampionRequest], Awaitable[Promotion]] | None = None,
     refresh: float = 2.0,
     now: Callable[[], float] = time.time,
 ) -> WsgiGateway:
@@ -60,11 +63,13 @@ def page_of(
         monitor: What is shown. It belongs to ``loop``; readings are taken there, everything else is done in threads.
         loop: The event loop of the service.
         mlflow_uri: The tracking server, whose user interface the page links to.
-        api_key: As for the REST interface; empty for none.
+        api_key: As for the REST interface; empty for none, and then nobody may decide about the champion.
+        decide: Has a decision about the champion carried out, in the event loop.
         refresh: Seconds between two updates of an open page.
         now: Seconds since 1970.
     """
-    facts = Facts(monitor.dataset, mlflow_url=public_address(mlflow_uri), version=__version__)
+    may_decide = bool(api_key) and decide is not None
+    facts = Facts(monitor.dataset, mlflow_url=public_address(mlflow_uri), version=__version__, may_decide=may_decide)
 
     async def taken(period: Period) -> Reading:
         return take(monitor, facts, period, now())
@@ -72,7 +77,14 @@ def page_of(
     def read(period: Period) -> Reading:
         return asyncio.run_coroutine_threadsafe(taken(period), loop).result(TIMEOUT)
 
-    return WsgiGateway(make_page(read, facts, refresh), api_key)
+    async def decided(asked: ChampionRequest) -> Promotion:
+        assert decide is not None
+        return await decide(asked)
+
+    def carry_out(asked: ChampionRequest) -> Promotion:
+        return asyncio.run_coroutine_threadsafe(decided(asked), loop).result()
+
+    return WsgiGateway(make_page(read, facts, refresh, carry_out if may_decide else None), api_key)
 
 
 def public_address(uri: str) -> str:
@@ -109,13 +121,14 @@ class Readings:
             return self._taken[period.key]
 
 
-def make_page(read: Read, facts: Facts, refresh: float) -> flask.Flask:
+def make_page(read: Read, facts: Facts, refresh: float, decide: Decide | None = None) -> flask.Flask:
     """Return the page as a WSGI application.
 
     Args:
         read: Takes a reading; it may block.
         facts: What does not change.
         refresh: Seconds between two updates of an open page.
+        decide: Has a decision about the champion carried out; it may block. None refuses all decisions.
     """
     server = flask.Flask("complex_system.monitoring.page")
     app = Dash(
@@ -130,6 +143,7 @@ def make_page(read: Read, facts: Facts, refresh: float) -> flask.Flask:
     _status(app, readings)
     for view in VIEWS:
         _fill(app, view, readings)
+    take_decisions(app, decide)
     _clientside(app)
 
     @server.route("/report")

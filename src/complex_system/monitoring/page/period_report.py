@@ -27,6 +27,7 @@ from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import (
     Table,
     champions,
+    decisions,
     errors_of_champion,
     errors_of_groups,
     errors_of_models,
@@ -157,7 +158,10 @@ def _models(reading: Reading, clock: Clock) -> str:
     if comparison and (url := link(comparison.run_url)):
         parts += tag("p", safe(f"In MLflow: {url}"), class_="quiet")
     new = [each for each in reading.champions if each.at >= reading.begin]
-    return parts + tag("h3", "New champions in this period") + _table(champions(new, clock), "None.")
+    parts += tag("h3", "New champions in this period") + _table(champions(new, clock), "None.")
+    known = reading.models.promotion.decisions if reading.models.promotion else ()
+    decided = [each for each in known if each.at >= reading.begin]
+    return parts + tag("h3", "Decisions about the champion") + _table(decisions(decided, clock), "None.")
 
 
 def _predictions(reading: Reading, clock: Clock) -> str:

@@ -69,11 +69,13 @@ class Facts:
         dataset: The declared data set.
         mlflow_url: Address of MLflow's user interface; empty if unknown.
         version: Version of the package.
+        may_decide: Whether readers, who have logged in, may decide about the champion.
     """
 
     dataset: Dataset
     mlflow_url: str = ""
     version: str = ""
+    may_decide: bool = False
 
     @property
     def unit(self) -> str:

@@ -11,6 +11,7 @@ from complex_system.monitoring.history import Champion
 from complex_system.monitoring.page.formatting import NONE, Clock, count, error, number
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.terms import requests_of
+from complex_system.protocol.promotion import ChampionDecision
 
 CAUSES = {
     "first": "enough records", "growth": "more records", "alert": "an alert",
@@ -66,10 +67,22 @@ def errors_of_groups(groups: Mapping[str, ErrorSums]) -> Table:
 def champions(found: Sequence[Champion], clock: Clock) -> Table:
     """Return champions and why they were trained."""
     rows = [
-        (clock.short(e.at), e.name, error(e.rmse), count(e.holdout or None), CAUSES.get(e.cause, e.cause) or NONE)
+        (
+            clock.short(e.at),
+            e.name,
+            error(e.rmse),
+            count(e.holdout or None),
+            e.decided or CAUSES.get(e.cause, e.cause) or NONE,
+        )
         for e in found
     ]
     return Table(("Since", "Model", "RMSE", "Hold-out", "Cause"), rows, (2, 3))
+
+
+def decisions(found: Sequence[ChampionDecision], clock: Clock) -> Table:
+    """Return what people decided about champions: when, what, who and why."""
+    rows = [(clock.short(e.at), e.action, e.label, e.before or NONE, e.who, e.why) for e in found]
+    return Table(("When", "What", "Model", "Champion before", "Who", "Why"), rows)
 
 
 def failed_requests(reading: Reading, limit: int = 30) -> Table:

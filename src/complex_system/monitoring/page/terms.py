@@ -14,6 +14,9 @@ TERMS = {
     "Cross-validation": "Each model is trained several times without a part of the records; its error is that on these parts.",
     "95 % interval": "In about 95 of 100 such comparisons this range contains the model's error on all records of this kind.",
     "Baseline": "What takes no learning: always the mean of the target, or a linear model.",
+    "Candidate": "The winner of a round that a person has to approve before it becomes champion.",
+    "Pin": "While the champion is pinned, no round changes it.",
+    "Roll back": "Make an earlier champion the champion again. No round crowns the version that was rolled back.",
     "Live predictions": "What clients asked for, compared with the value that was measured later.",
     "Own requests": "What this system asks for stored hold-out records. The same records decided the comparison, so these errors "
     "can show that something broke, and do not show that the model is good.",

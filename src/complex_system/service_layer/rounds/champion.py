@@ -1,4 +1,4 @@
-"""From the models of a round to the champion: compare them, log that in MLflow, and move the alias ``champion``."""
+"""From the models of a round to the champion: compare them, log that in MLflow, and move the alias ``champion``, or ``candidate``."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from complex_system.protocol.training import ChampionChanged, ComparisonFinished
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
-from complex_system.tracking.registry import (
-    CHAMPION_ROUND,
-    DATA_UNTIL,
-    TRAINED_UNTIL,
-    ModelRegistry,
-    ModelVersionRef,
-    newest_champion,
+from complex_system.tracking.promotion import (
+    HOLDOUT_RECORDS,
+    HOLDOUT_RMSE,
+    PINNED,
+    RESTORED,
+    PromotionRegistry,
+    decision_in,
 )
+from complex_system.tracking.registry import CHAMPION_ROUND, DATA_UNTIL, TRAINED_UNTIL, ModelVersionRef, newest_champion
 from complex_system.training.grouping import Read
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,10 @@ class ChampionSelector:
         few: Labelled records below which baselines are cross-validated, as the trainers do it with their models.
         prefix: Begin of the registered names.
         level: Probability with which a round may change the champion although no model is better.
+        approved: A person decides about every new champion; the winner of a round is the candidate.
     """
 
-    registry: ModelRegistry
+    registry: PromotionRegistry
     tracker: MlflowTracker
     comparisons: ComparisonLog
     data: LabelledData
@@ -75,9 +77,10 @@ class ChampionSelector:
     few: int
     prefix: str
     level: float
+    approved: bool = False
 
     async def select(self, request: ComparisonRequest) -> tuple[ComparisonFinished, ChampionChanged | None]:
-        """Compare, log, and move the alias; return what there is to announce.
+        """Compare, log, and move the alias ``champion``, or ``candidate`` where a person decides; return what there is to announce.
 
         Raises:
             TrainingFailedError: None of the models can be used.
@@ -92,7 +95,7 @@ class ChampionSelector:
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
         try:
-            await self.run_blocking(partial(self.registry.set_champion, champion, request.round))
+            await self.run_blocking(partial(self._promote, comparison))
         except UnknownModelError:
             request.comparison = None  # the best model was deleted meanwhile: the same request compares the others
             raise
@@ -100,8 +103,9 @@ class ChampionSelector:
         # Last: a comparison that is finished in MLflow is not repeated after a restart, so the alias must have moved by then.
         await self.run_blocking(partial(self.comparisons.finish, request))
         log.info(
-            "Round %s: champion %s with RMSE %s on %d hold-out records; ranked by %s",
-            comparison.round, comparison.champion.label, format_figure(rmse), comparison.holdout, comparison.ranked_by,
+            "Round %s: %s %s with RMSE %s on %d hold-out records; ranked by %s",
+            comparison.round, "candidate" if comparison.candidate else "champion", comparison.winner.label,
+            format_figure(comparison.winner.quality.rmse), comparison.holdout, comparison.ranked_by,
         )  # fmt: skip
         if comparison.kept:
             log.info("%s", comparison.kept)
@@ -112,6 +116,17 @@ class ChampionSelector:
             holdout=comparison.holdout, pipeline_version=champion.pipeline_version, cause=request.cause,
         )  # fmt: skip
         return comparison.message(request, url), changed if comparison.is_change else None
+
+    def _promote(self, comparison: Comparison) -> None:
+        """Move an alias to the winner, with the error that it was chosen by. The candidate before is out of date."""
+        winner = comparison.winner
+        if not winner.incumbent:
+            found = {HOLDOUT_RMSE: repr(winner.quality.rmse), HOLDOUT_RECORDS: str(comparison.holdout)}
+            self.registry.tag(self.registry.find(winner.ref.model, winner.ref.version), found)
+        if comparison.candidate is None:
+            self.registry.set_champion(comparison.champion.ref, comparison.round)
+        if not winner.incumbent:
+            self.registry.set_candidate(None if comparison.candidate is None else winner.ref)
 
     async def rejected(self, request: ComparisonRequest) -> None:
         """Record that the models of a round cannot be used, so that they are not compared again."""
@@ -131,23 +146,27 @@ class ChampionSelector:
 
     def _uphold(self, last: ComparisonFinished) -> bool:
         found = self.registry.champions()
-        newest, decided = newest_champion(found), (last.champion.model, last.champion.version)
-        if newest is None or (len(found) == 1 and (newest.model, newest.version) == decided):
+        newest = newest_champion(found)
+        if newest is None or (
+            len(found) == 1 and (newest.model, newest.version) == (last.champion.model, last.champion.version)
+        ):
             return False
-        by, target = newest.tags.get(CHAMPION_ROUND), newest
-        if (newest.model, newest.version) != decided and by and by != last.round and not self.comparisons.is_finished(by):
-            try:
-                target = self.registry.find(*decided)
-            except UnknownModelError:
-                log.warning("%s version %s, the champion of the last comparison, was deleted in MLflow", *decided)
+        target = newest
+        if not self._stands(newest, last):
+            target = next((ref for ref in self.registry.crowned() if self._stands(ref, last)), newest)
         if target == newest and len(found) == 1:
             return False
-        self.registry.set_champion(target, last.round)
+        self.registry.set_champion(target, target.tags.get(CHAMPION_ROUND, ""))
         log.warning(
             "The alias champion is back at %s version %s; a replica without the lease had moved it, or was cut off moving it",
             target.model, target.version,
         )  # fmt: skip
         return True
+
+    def _stands(self, champion: ModelVersionRef, last: ComparisonFinished) -> bool:
+        """Return whether a person crowned a version, or a round that was finished."""
+        by = champion.tags.get(CHAMPION_ROUND)
+        return not by or by == last.round or self.comparisons.is_finished(by)
 
     def _seen_by(self, models: list[tuple[str, str]]) -> list[Read]:
         found = []
@@ -157,7 +176,7 @@ class ChampionSelector:
         return found
 
     async def _compare(self, request: ComparisonRequest) -> Comparison:
-        champion = await self.run_blocking(self.registry.champion)
+        champion = present = await self.run_blocking(self.registry.champion)
         if champion is not None and champion.pipeline_version != self.dataset.version:
             champion = None
         takes_part = champion is not None and champion.split == self.dataset.split_rule
@@ -174,12 +193,24 @@ class ChampionSelector:
                 raise
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
         compare = ModelComparison(self.registry, Pipeline(self.dataset), self.prefix, self.level).run
-        found = await self.run_blocking(partial(compare, request, data, champion))
-        if not found.champion.ref.version and data.training is not None:
+        hold = self._hold(present, compared=takes_part and not data.champion_has_seen)
+        found = await self.run_blocking(partial(compare, request, data, champion, hold))
+        if not found.winner.ref.version and data.training is not None:
             reference, files = await self.data.description(data.training, data.keys, data.labelled)
-            fit = partial(linear_result, request.round, self.dataset, data.training, found.champion.cross, reference, files)
+            fit = partial(linear_result, request.round, self.dataset, data.training, data.few, reference, files)
             request.linear = await asyncio.to_thread(fit)
         return found
+
+    def _hold(self, champion: ModelVersionRef | None, *, compared: bool) -> str:
+        """Return why a person decides about a new champion, as a part of a sentence; empty where the round does."""
+        if pin := decision_in(champion, PINNED):
+            return f"{pin.label} is pinned by {pin.who} ({pin.why})"
+        if self.approved:
+            return "a person approves every champion (COMPLEX_SYSTEM_PROMOTION)"
+        back = decision_in(champion, RESTORED)
+        if back is not None and not compared:
+            return f"{back.who} rolled back to {back.label} ({back.why}), which cannot be compared any more"
+        return ""
 
     async def _registered(self, found: Comparison, request: ComparisonRequest, linear: TrainingResult) -> Comparison:
         """Register the linear model that is to be champion. After a failure, the next call goes on with what was begun."""

@@ -17,6 +17,7 @@ from complex_system.evaluation.comparison import ToCompare
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE
 from complex_system.service_layer.training.job import training_description
+from complex_system.training.conformal import set_apart
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData
 from complex_system.training.grouping import OriginCollector, Read, divide
@@ -105,6 +106,8 @@ class LabelledData:
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
+        if training is not None and keyed is None:
+            training = await asyncio.to_thread(set_apart, self._dataset, training)
         keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
         suspects = await asyncio.to_thread(targets.found)
         return ToCompare(

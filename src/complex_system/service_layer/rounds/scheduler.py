@@ -22,7 +22,8 @@ from complex_system.service_layer.rounds.champion import RunBlocking
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.service_layer.rounds.round import RoundRunner, RoundState, new_round_id
 from complex_system.settings import Settings
-from complex_system.tracking.registry import ModelRegistry
+from complex_system.tracking.promotion import PromotionRegistry
+from complex_system.tracking.registry import COMPARED, ModelRegistry
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class RoundScheduler:
     since: float | None = field(default=None, init=False)
     after: str | None = field(default=None, init=False)
     counting: float = field(default=0.0, init=False)
+    _stale: bool = field(default=True, init=False)
     _why: str = field(default="", init=False)
     _begun: ComparisonRequest | None = field(default=None, init=False)
     _outside: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
@@ -82,21 +84,29 @@ class RoundScheduler:
     def __post_init__(self) -> None:
         self.alerts = AlertTrigger(self.settings.retrain_pause)
 
-    async def recall(self, registry: ModelRegistry, comparisons: ComparisonLog, run_blocking: RunBlocking) -> None:
-        """Read from MLflow, once, what an earlier run of this service did, so that a restart starts no round.
+    async def recall(self, registry: PromotionRegistry, comparisons: ComparisonLog, run_blocking: RunBlocking) -> None:
+        """Read from MLflow, once and after :meth:`forget`, what an earlier run of this service did: a restart starts no round.
 
         After a change of the declared split, a round begins at once: the champion may know the records that decide now.
         """
-        if self.growth is not None:
+        if not self._stale:
             return
+        self._stale = False
 
         def read() -> tuple[LastRounds, str]:
-            champion = registry.champion()
-            known = champion is not None and champion.pipeline_version == self.dataset.version
-            return comparisons.recall() if known else LastRounds(), champion.split if known and champion else ""
+            champion = registry.champion() or registry.candidate()
+            if champion is None or champion.pipeline_version != self.dataset.version:
+                return LastRounds(), ""
+            return comparisons.recall(champion.tags.get(COMPARED, "")), champion.split
 
-        last, split = await run_blocking(read)
+        try:
+            last, split = await run_blocking(read)
+        except BaseException:
+            self._stale = True
+            raise
         self.since, self.after = last.since, last.after
+        if self.growth is not None:  # a person changed the champion, and the data did not
+            return
         if split and split != self.dataset.split_rule:
             self._why = f"The declared split is another one than the champion's ({split}; now {self.dataset.split_rule})."
             log.info("%s A training round begins", self._why)
@@ -104,6 +114,10 @@ class RoundScheduler:
         if last.labelled is not None:
             log.info("The last round had %d labelled records", last.labelled)
         self.growth = GrowthTrigger(self.settings.min_labelled, self.settings.retrain_growth, last.labelled, last.corrected)
+
+    def forget(self) -> None:
+        """Read from MLflow again what later rounds must know, because a person has changed the champion."""
+        self._stale = True
 
     def trained_outside(self, model: str, version: str, round_id: str) -> None:
         """Take a model that a trainer made on its own schedule; it is compared, too."""

@@ -28,15 +28,17 @@ from complex_system.errors import (
 )
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
-from complex_system.protocol.scores import CrossValidation
+from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
-from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
+from complex_system.training.conformal import interval_files, set_apart
+from complex_system.training.cross_validation import FewRecords, Keyed, Predict, out_of_fold
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.onnx import export_onnx
+from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
 
@@ -54,6 +56,8 @@ PROGRESS_REPEAT = 5.0
 FETCH_ATTEMPTS = 5
 CROSS_VALIDATING = "cross-validating"
 """Stage in which a step is a fold."""
+SEARCHING = "searching"
+"""Stage of a search for parameters."""
 MAX_RETRY_PAUSE = 30.0
 
 
@@ -107,6 +111,11 @@ class TrainingJob:
         await self._announce("fetching")
         data = await self._timed("fetching", self._fetch())
         trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
+        # With many records the first model comes soon, and the next one is searched for.
+        if trainer.searches and (self._few is not None or self._service.has_trained):
+            await self._service.set_state("working", f"searching for parameters with {len(data.train)} samples")
+            await self._announce(SEARCHING)
+            trainer = await self._with_progress(SEARCHING, self._timed(SEARCHING, self._tuned(trainer, data)))
         await self._service.set_state("working", f"training on {len(data.train)} samples")
         started_at = datetime.now(UTC)
         model, onnx = await self._timed("training", self._fit(trainer, data))
@@ -118,6 +127,10 @@ class TrainingJob:
             crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
         description = training_description(DatabaseClient(self._service), self._dataset, data, self._keys, self._labelled)
         reference, files = await self._timed("reference", description)
+        intervals = partial(interval_files, self._dataset, model.predict, data, crossed)
+        files |= await self._service.worker.run(intervals)
+        if crossed is not None:
+            files[OUT_OF_FOLD_FILE] = crossed.encoded()
         result = TrainingResult(
             trainer=self._service.trainer_name,
             framework=trainer.framework,
@@ -126,13 +139,13 @@ class TrainingJob:
             data=data,
             model=model,
             onnx_model=onnx,
-            validation=score(data.validation.y, model.predict(data.validation.x)),
+            validation=score(data.validation.y, model.predicted_validation(data)),
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
             reference=reference,
-            cross_validation=crossed,
-            files=files,
+            cross_validation=None if crossed is None else crossed.summary(),
+            files=await self._service.worker.run(partial(with_raw_onnx, self._dataset, onnx, files)),
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
@@ -180,7 +193,14 @@ class TrainingJob:
         self._few = await asyncio.to_thread(few.keyed)
         data = await asyncio.to_thread(collector.training_data)
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
-        return data
+        return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data)
+
+    async def _tuned(self, trainer: Trainer, data: TrainingData) -> Trainer:
+        def look() -> None:
+            if self._cancelled.is_set():
+                raise CancelledInThread
+
+        return await self._service.worker.run(partial(trainer.tuned, data, self._few, look))
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()
@@ -199,7 +219,7 @@ class TrainingJob:
 
         return await self._service.worker.run(work)
 
-    async def _cross_validated(self, trainer: Trainer, data: TrainingData, few: Keyed) -> CrossValidation | None:
+    async def _cross_validated(self, trainer: Trainer, data: TrainingData, few: Keyed) -> OutOfFold | None:
         """Train anew without each fold; this does not change the model that is registered."""
         loop = asyncio.get_running_loop()
 
@@ -215,7 +235,7 @@ class TrainingJob:
             return trainer.fit(replace(data, train=train, validation=validation), look).predict
 
         try:
-            return await self._service.worker.run(partial(cross_validate, fit, few, on_fold))
+            return await self._service.worker.run(partial(out_of_fold, fit, few, on_fold))
         except TrainingFailedError as error:
             log.warning("The model of round %s is not cross-validated: %s", self.round, error.message)
             return None

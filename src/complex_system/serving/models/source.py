@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from complex_system.errors import UnknownModelError
 from complex_system.serving.models.runtimes import Runtime
 from complex_system.tracking.model_files import SAMPLE_FILE
+from complex_system.training.conformal import INTERVALS_FILE
 
-SERVED_FILES = (SAMPLE_FILE,)
+SERVED_FILES = (SAMPLE_FILE, INTERVALS_FILE)
 """Files beside the ONNX model that serving uses."""
 
 

@@ -25,6 +25,7 @@ from complex_system.monitoring.page.plots import (
 )
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import Table, champions, errors_of_models
+from complex_system.monitoring.page.views.promotion import PROMOTION_PARTS, promotion_card
 from complex_system.protocol.training import ComparedModel, Quality, ScoresWithInterval
 
 MAX_CHAMPIONS = 12
@@ -58,6 +59,7 @@ def skeleton() -> Component:
                     terms=("RMSE", "Hold-out"),
                 ),
             ),
+            promotion_card(),
             card(
                 "Predictions with a true value",
                 html.Div(id="models-live"),
@@ -213,5 +215,6 @@ PARTS = {
     "models-champions-plot": ("figure", _champions_plot),
     "models-champions": ("children", _champions),
     "models-live": ("children", _live),
+    **PROMOTION_PARTS,
 }
 VIEW = View("/models", "Models", skeleton, PARTS)
