@@ -22,7 +22,7 @@ from complex_system.training.cross_validation import FewRecords, Keyed, Predict,
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.lightgbm_search import Found
 from complex_system.training.network import Epoch, train_epochs
-from complex_system.training.onnx import _run, check_onnx, export_onnx
+from complex_system.training.onnx import check_onnx, export_onnx, run_onnx
 from samples import lab_samples
 from trainings import network_from_state
 
@@ -376,7 +376,7 @@ class TestLightGBM(TrainerContract):
         assert any(float(above) > exact for above, exact in zip(near, thresholds, strict=True))
         rows = np.stack([near, near[::-1], np.roll(near, 1)], axis=1)
         onnx = export_onnx(model, rows)
-        np.testing.assert_allclose(_run(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(run_onnx(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
 
 
 def test_networks_stop_by_what_they_make_small() -> None:
