@@ -157,7 +157,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         jetstream=_leases("ml_consumer"),
     ),
     "ml_serving_mlflow": ServiceSubjects(
-        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, *_TRIALS),
+        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, serving.EXPLAIN, *_TRIALS),
         hears=(training.CHAMPION_CHANGED,),
         asks=(subjects.PROCESS_RAW,),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
@@ -167,8 +167,10 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         answers=(
             subjects.PREDICT_WANDB,
             serving.PREDICT_COLUMNS_WANDB,
+            serving.EXPLAIN_WANDB,
             subjects.PREDICT,
             serving.PREDICT_COLUMNS,
+            serving.EXPLAIN,
             *_TRIALS,
         ),
         hears=(training.CHAMPION_CHANGED, training.TRAINING_FINISHED, SERVICE_HEARTBEAT),
