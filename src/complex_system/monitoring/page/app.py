@@ -198,6 +198,7 @@ def shell(facts: Facts, refresh: float) -> Component:
             dcc.Location(id="place"),
             dcc.Store(id="client"),
             dcc.Store(id="wake", data=0),
+            dcc.Store(id="try-values"),  # the reader's, also after a look at another view
             dcc.Store(id="shell-go"),
             dcc.Store(id="shell-done"),
             dcc.Interval(id="tick", interval=round(refresh * 1000)),

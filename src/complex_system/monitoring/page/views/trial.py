@@ -43,12 +43,7 @@ def skeleton() -> Component:
         "Find settings", html.Div(search, className="form try-search"), html.Div(id="try-found"), class_="try-find",
         note="The other columns keep the values above. What is near to known records is preferred.", terms=("Distance",),
     )  # fmt: skip
-    stores = [
-        dcc.Store(id="try-inputs"),
-        dcc.Store(id="try-values", storage_type="session"),
-        dcc.Store(id="try-solutions"),
-    ]
-    return html.Div([*stores, answer, fields, find], className="try")
+    return html.Div([dcc.Store(id="try-inputs"), dcc.Store(id="try-solutions"), answer, fields, find], className="try")
 
 
 VIEW = View("/try", "Try it", skeleton, {})
