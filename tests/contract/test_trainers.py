@@ -324,7 +324,7 @@ class TestLightGBM(TrainerContract):
         trainer.found = Found({"boosting": boosting, "extra_trees": True, "feature_fraction_bynode": 0.5, "num_leaves": 40})
         model = trainer.fit(replace(data, loss=loss), _ignore)
         onnx = export_onnx(model, holdout.x, holdout.y)
-        np.testing.assert_allclose(_run(onnx, [holdout.x])[0][:, 0], model.predict(holdout.x), rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(run_onnx(onnx, [holdout.x])[0][:, 0], model.predict(holdout.x), rtol=1e-5, atol=1e-3)
         assert ("average_output" in model.native.model_to_string()) is (boosting == "rf")
         assert model.parameters["extra_trees"] is True
 
