@@ -30,7 +30,13 @@ from complex_system.serving.models.source import ListedModel, LoadedModel, Model
 from complex_system.serving.rest.app import make_app
 from complex_system.tracking.model_files import FILES, digests_of
 from complex_system.tracking.signature import signed
+from complex_system.training.conformal import INTERVALS_FILE, intervals_of
 from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
+
+
+def quick_files() -> dict[str, bytes]:
+    """What a model carries: intervals of 99 records whose errors are 1, 2 ... 99, so those of 90 % reach 90 to both sides."""
+    return {INTERVALS_FILE: intervals_of(np.arange(1.0, 100.0), None, "calibration records").encoded()}
 
 
 def linear_onnx(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width: int | None = None) -> bytes:
@@ -178,7 +184,7 @@ class MemorySource(ModelSource):
     def load(self, reference: ModelReference) -> LoadedModel:
         self.loads += 1
         _, _, onnx_model, metadata = self.published[int(reference.version) - 1]
-        return LoadedModel(onnx_model, metadata, files=self.files)
+        return LoadedModel(onnx_model, metadata, files={**quick_files(), **self.files})
 
 
 class ManyModels(ModelSource):
@@ -188,18 +194,24 @@ class ManyModels(ModelSource):
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.versions_of: dict[str, list[tuple[bytes, dict[str, Any]]]] = {}
+        self.versions_of: dict[str, list[tuple[bytes, dict[str, Any], Mapping[str, bytes]]]] = {}
         self.aliases: dict[str, dict[str, str]] = {}
         self.loads: list[tuple[str, str]] = []
         self.looks = 0
         self.files: dict[str, bytes] = {}
 
-    def publish(self, name: str, bias: float, *, champion: bool = False, **changes: Any) -> str:
-        """Registers an ONNX model that answers ``bias`` plus the sum of the features."""
+    def publish(
+        self, name: str, bias: float, *, champion: bool = False, files: Mapping[str, bytes] | None = None, **changes: Any
+    ) -> str:
+        """Registers an ONNX model that answers ``bias`` plus the sum of the features, with intervals unless other files are given."""
         onnx_model = linear_onnx(self.dataset, bias)
         trainer = name.partition("-")[2]
         self.versions_of.setdefault(name, []).append(
-            (onnx_model, onnx_metadata(self.dataset, onnx_model, name, trainer) | changes)
+            (
+                onnx_model,
+                onnx_metadata(self.dataset, onnx_model, name, trainer) | changes,
+                quick_files() if files is None else files,
+            )
         )
         version = str(len(self.versions_of[name]))
         if champion:
@@ -240,7 +252,8 @@ class ManyModels(ModelSource):
     @override
     def load(self, reference: ModelReference) -> LoadedModel:
         self.loads.append((reference.name, reference.version))
-        return LoadedModel(*self.versions_of[reference.name][int(reference.version) - 1], files=self.files)
+        onnx_model, metadata, files = self.versions_of[reference.name][int(reference.version) - 1]
+        return LoadedModel(onnx_model, metadata, files={**files, **self.files})
 
 
 @asynccontextmanager

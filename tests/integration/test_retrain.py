@@ -79,8 +79,7 @@ def artifacts(settings: Settings, run: str, folder: Path) -> dict[str, bytes]:
 
 
 async def test_a_lightgbm_model_is_made_again_bit_for_bit_until_its_records_are_others(
-    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, nats_server: Server,
-    mlflow_server: Server, tmp_path: Path,
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, tmp_path: Path
 ) -> None:  # fmt: skip
     await fill(tester, dataset, 1, 800)
     run = await trained(MlLightgbmRegressionMlflowService, settings, ear)
@@ -94,16 +93,6 @@ async def test_a_lightgbm_model_is_made_again_bit_for_bit_until_its_records_are_
     await fill(tester, dataset, 2, 1000)
     said = await repeated(tester, settings, run)
     assert said[-1] == f"The same model, bit for bit: SHA-256 {described.model}."
-    # The same by command, with broker and MLflow from the environment.
-    process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).with_name("fiot")), "extras", "retrain", run, cwd=ROOT,
-        env={**os.environ, **nats_server.environment(), **mlflow_server.environment()},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()
-    assert out.decode().splitlines()[-1] == said[-1]
-
     # A record of the training gets another value, and two are deleted.
     keys = listed.column(ID).to_pylist()
     record = next(each for each in Laboratory(1).records(800) if each[ID] == keys[3])
@@ -153,13 +142,25 @@ async def test_what_cannot_be_trained_again_says_why(
             await repeated(tester, settings, nothing)
 
 
-async def test_a_training_set_that_was_changed_is_refused(
-    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, tmp_path: Path
-) -> None:
+@pytest.mark.long
+async def test_the_command_trains_again_and_refuses_a_training_set_that_was_changed(
+    settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset, nats_server: Server,
+    mlflow_server: Server, tmp_path: Path,
+) -> None:  # fmt: skip
     from mlflow import MlflowClient
 
     await fill(tester, dataset, 1, 400)
     run = await trained(MlLightgbmRegressionMlflowService, settings, ear)
+    # Broker and MLflow are those of the environment.
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("fiot")), "extras", "retrain", run, cwd=ROOT,
+        env={**os.environ, **nats_server.environment(), **mlflow_server.environment()},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    assert out.decode().splitlines()[-1].startswith("The same model, bit for bit: SHA-256 ")
+
     content = json.loads(artifacts(settings, run, tmp_path)[TRAINING_SET])
     content["trainer"] = "os:system"
     MlflowClient(settings.mlflow_tracking_uri).log_text(run, json.dumps(content), f"{TRAINING}/{TRAINING_SET}")

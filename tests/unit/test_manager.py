@@ -142,7 +142,7 @@ async def test_what_a_foreign_error_says_stays_in_the_log(
     onnx_model = onnx.load_from_string(linear_onnx(dataset))
     onnx_model.ir_version = 99
     broken = onnx_model.SerializeToString()
-    source.versions_of["lab-broken"] = [(broken, onnx_metadata(dataset, broken, "lab-broken"))]
+    source.versions_of["lab-broken"] = [(broken, onnx_metadata(dataset, broken, "lab-broken"), {})]
     with pytest.raises(ModelRefusedError) as caught:
         await models.predictor("lab-broken")
     assert caught.value.message == "lab-broken version 1 cannot be read as ONNX (Fail); the log says more."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from complex_system.training.training_set import (
     read_training_set,
     rebuilt,
 )
-from trainings import trainer
+from trainings import QUICK, trainer
 
 DECLARED = """
 name: batches
@@ -44,7 +45,7 @@ pipeline:
 def made(count: int) -> list[Record]:
     random = np.random.default_rng(3)
     return [
-        {ID: f"r{i:05}", "batch": f"b{i % 60}", "a": float(a), "b": float(b), "y": float(y)}
+        {ID: f"r{i:05}", "batch": f"b{i % 400}", "a": float(a), "b": float(b), "y": float(y)}
         for i, (a, b, y) in enumerate(random.random((count, 3)))
     ]
 
@@ -68,7 +69,8 @@ def training_data(dataset: Dataset, records: Sequence[Record], listed: int = MAX
 def test_the_data_of_a_training_are_made_again_in_their_order(split: str) -> None:
     dataset, records = Dataset.parse(DECLARED.format(split=split)), made(2000)
     data = training_data(dataset, records)
-    lightgbm = trainer("lightgbm")
+    lightgbm = trainer("lightgbm", replace(QUICK, lightgbm_trials=8)).tuned(data, None)
+    assert lightgbm.searched["trials"] == 8
     model = lightgbm.fit(data, lambda _: None)
     described, listed = read_training_set(describe_training(lightgbm, dataset, data, model, None, None))
     assert described.calibration > 0, "they are not among the records of the training"
@@ -77,6 +79,7 @@ def test_the_data_of_a_training_are_made_again_in_their_order(split: str) -> Non
     for part in ("train", "validation"):
         for axis in "xy":
             np.testing.assert_array_equal(getattr(getattr(again, part), axis), getattr(getattr(data, part), axis))
+    assert described.new_trainer().searched == lightgbm.searched
     assert described.new_trainer().fit(again, lambda _: None).saved() == model.saved()
 
     used = set(listed.column(ID).to_pylist())

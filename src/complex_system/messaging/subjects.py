@@ -48,7 +48,11 @@ GET_PROCESSED_PAGE = _published(
 PROCESS_RAW = _published(
     DATA_PROCESSING_PROCESS_RAW_DATA_SUBJECT, "Return the processed records of raw ones, in the same order."
 )
-PREDICT = _published(ML_SERVING_SUBJECT, "Return one prediction a raw record, as a list of lists of one number.")
+PREDICT = _published(
+    ML_SERVING_SUBJECT,
+    'Return one prediction a raw record, as a list of lists of one number. `{"records": [...], "interval": 0.9}` is answered with '
+    "that list as `predictions`, and with `intervals`.",
+)
 PREDICT_WANDB: Request[Any, Any] = Request(
     "get-prediction-wandb", Any, Any, "As `get-prediction`, answered by `ml_serving` from the W&B artifact."
 )

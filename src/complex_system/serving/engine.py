@@ -18,6 +18,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
 from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.protocol.serving import Origin
+from complex_system.serving.explain import ExplanationResult, Explanations
 from complex_system.serving.metrics import OutsideCounters
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
@@ -25,6 +26,7 @@ from complex_system.serving.models.runtimes import Matrix
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.column_names import UnknownColumns
 from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.requests.wanted import NOTHING, Wanted
 
 INLINE_RECORDS = 1000
 """Up to this many records are predicted on the event loop; a thread would cost more than it frees."""
@@ -47,7 +49,8 @@ class Limits:
 class PredictionResult(msgspec.Struct, frozen=True):
     """Predictions in the order of a batch's records, the model that made all of them, how long it took, and who asked.
 
-    ``outside`` is what lies outside of its range and was predicted with all the same.
+    ``outside`` is what lies outside of its range and was predicted with all the same. ``half_width`` is that of the intervals that
+    the batch asks for.
     """
 
     batch: Batch
@@ -57,6 +60,14 @@ class PredictionResult(msgspec.Struct, frozen=True):
     milliseconds: float
     outside: tuple[OutsideRange, ...] = ()
     origin: Origin = "live"
+    half_width: float | None = None
+
+    @property
+    def intervals(self) -> list[tuple[float, float]]:
+        """Lower and upper end of every record's interval, where they were asked for."""
+        half = self.half_width
+        assert half is not None
+        return [(each - half, each + half) for each in self.predictions]
 
     def head(self, limit: int) -> PredictionResult:
         """Return the first ``limit`` records of it, so that a waiting result keeps no large request in memory."""
@@ -124,6 +135,7 @@ class PredictionEngine:
         reader: Makes batches for models of the deployment's pipeline version.
         limits: What one request may contain.
         outside: Counts values outside of their ranges.
+        explanations: Explains predictions.
     """
 
     def __init__(
@@ -146,6 +158,7 @@ class PredictionEngine:
         self.limits = limits or Limits()
         self.reader = BatchReader(models.pipeline, max_records=self.limits.records, unknown=self.limits.unknown)
         self.outside = OutsideCounters()
+        self.explanations = Explanations()
         self._readers: OrderedDict[str, BatchReader] = OrderedDict()
         self._remote = remote
         self._predicted = predicted
@@ -168,16 +181,18 @@ class PredictionEngine:
                 self._readers.popitem(last=False)
         return self._readers[own]
 
-    async def predict(self, records: list[Record], origin: Origin = "live") -> PredictionResult:
+    async def predict(self, records: list[Record], origin: Origin = "live", wanted: Wanted = NOTHING) -> PredictionResult:
         """Predict raw records as mappings, with the champion; as :meth:`predict_batch`."""
         predictor = self.champion.require()
         batch = await off_loop(len(records), self.reader_for(predictor).records, records)
+        batch.wanted = wanted
         return await self.predict_batch(batch, predictor, live=True, origin=origin)
 
-    async def predict_table(self, table: pa.Table, origin: Origin = "live") -> PredictionResult:
+    async def predict_table(self, table: pa.Table, origin: Origin = "live", wanted: Wanted = NOTHING) -> PredictionResult:
         """Predict an Arrow table of raw columns, with the champion; as :meth:`predict_batch`."""
         predictor = self.champion.require()
         batch = await off_loop(table.num_rows, self.reader_for(predictor).table, table)
+        batch.wanted = wanted
         return await self.predict_batch(batch, predictor, live=True, origin=origin)
 
     async def predict_batch(
@@ -194,8 +209,11 @@ class PredictionEngine:
 
         Raises:
             InvalidRecordError: A record cannot be processed.
+            InvalidRequestError: The model has no intervals of the level that the batch asks for.
         """
         began = time.perf_counter()
+        level = batch.wanted.interval
+        half_width = None if level is None else predictor.half_width(level)
         few = batch.size <= INLINE_RECORDS
         if self._remote is not None:
             features = await self._remote.features(batch)
@@ -208,10 +226,16 @@ class PredictionEngine:
         else:
             predictions = await asyncio.to_thread(predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
-        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds, outside, origin)
+        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds, outside, origin, half_width)
         if self._predicted is not None and (live or predictor is self.champion.current):
             self._predicted(result)
         return result
+
+    async def explain(self, records: list[Record]) -> ExplanationResult:
+        """Explain the champion's predictions of raw records as mappings; errors as :meth:`Explanations.explain`."""
+        predictor = self.champion.require()
+        batch = await off_loop(len(records), self.reader_for(predictor).records, records)
+        return await self.explanations.explain(batch, predictor)
 
 
 async def off_loop(records: int, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -29,6 +29,8 @@ from complex_system.protocol.serving import (
     ORIGIN_NAMES,
     PREDICTION_FAILED,
     PREDICTION_MADE,
+    ExplainedPredictions,
+    ExplainRequest,
     Origin,
     PredictedRecord,
     PredictionFailed,
@@ -41,6 +43,7 @@ from complex_system.serving.engine import Limits, PredictionEngine, PredictionRe
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
+from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, wanted_of, wanted_of_notes
 from complex_system.serving.rest.app import make_app
 from complex_system.serving.rest.endpoint import outside_header
 from complex_system.serving.shadow import Shadow
@@ -86,7 +89,7 @@ class ServingService(SystemService):
             metrics=self._metrics,
             broker_connected=lambda: self.broker.connected,
             broker_needed=over_broker,
-            subjects=lambda: (self.subjects()[0].name, self.columns_subjects()[0].name),
+            subjects=self._documented_subjects,
             suggester=self._suggester,
         )
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
@@ -111,6 +114,10 @@ class ServingService(SystemService):
     def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
         """Return the subjects on which predictions of Arrow pages are answered; the first one is the service's own."""
 
+    @abstractmethod
+    def explain_subjects(self) -> list[Request[ExplainRequest, ExplainedPredictions]]:
+        """Return the subjects on which predictions are explained; the first one is the service's own."""
+
     @override
     async def on_start(self) -> None:
         require_key(self.settings.serving_host, self.settings.api_key)
@@ -126,6 +133,7 @@ class ServingService(SystemService):
         self._shadowing = asyncio.create_task(self._shadow.run())
         answered: list[tuple[Request[Any, Any], Any]] = [(each, ServingService.get_prediction) for each in self.subjects()]
         answered += [(each, ServingService.get_prediction_columns) for each in self.columns_subjects()]
+        answered += [(each, ServingService.explain_prediction) for each in self.explain_subjects()]
         if PREDICT in self.subjects():  # who answers for the champion
             answered.append((SUGGEST_SETTINGS, ServingService.suggest_settings))
         for request, method in answered:
@@ -155,8 +163,17 @@ class ServingService(SystemService):
         refused = "the newest is not served: " if self.champion.problem else ""
         return "ready", predictor.info.label + older + (f"; {refused}{why}" if why else "")
 
-    async def get_prediction(self, records: Any) -> list[list[float]]:
-        """Answer a request on NATS: one row a record, as the contract has it."""
+    def _documented_subjects(self) -> dict[str, str]:
+        answered = {"subject": self.subjects(), "columns": self.columns_subjects(), "explain": self.explain_subjects()}
+        return {name: requests[0].name for name, requests in answered.items()}
+
+    async def get_prediction(self, records: Any) -> list[list[float]] | dict[str, Any]:
+        """Answer a request on NATS: a list of records with one row a record, as the contract has it.
+
+        ``{"records": [...], "interval": 0.9}`` is answered with ``predictions``, the same rows, and ``intervals``.
+        """
+        if isinstance(records, dict):
+            return await self._predict_with(records)
         if not isinstance(records, list):
             raise InvalidRequestError(f"A list of raw records is expected, not {type(records).__name__}.")
         with self._metrics.failures.counted():
@@ -166,12 +183,35 @@ class ServingService(SystemService):
             result = await self.engine.predict(records, _origin())
         return [[prediction] for prediction in result.predictions]
 
+    async def _predict_with(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request for predictions with something beside them."""
+        records = request.get("records")
+        if not isinstance(records, list) or not request.keys() <= {"records", INTERVAL, WARNINGS}:
+            raise InvalidRequestError(
+                f"A list of raw records is expected, or a mapping with 'records' and '{INTERVAL}' or '{WARNINGS}'."
+            )
+        with self._metrics.failures.counted():
+            result = await self.engine.predict(records, _origin(), wanted_of(request))
+        answer: dict[str, Any] = {"predictions": [[each] for each in result.predictions]}
+        if result.half_width is not None:
+            answer["intervals"] = result.intervals
+        return answer
+
     async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
         """Answer an Arrow page of raw columns with a page of predictions."""
         with self._metrics.failures.counted():
             page = await asyncio.to_thread(decode_page, encoded)
-            result = await self.engine.predict_table(page.table, _origin())
+            result = await self.engine.predict_table(page.table, _origin(), wanted_of_notes(page.notes))
         return await asyncio.to_thread(self._answer_page, page.table, result)
+
+    async def explain_prediction(self, request: ExplainRequest) -> ExplainedPredictions:
+        """Answer which raw columns make the champion's predictions."""
+        with self._metrics.failures.counted():
+            result = await self.engine.explain(request.records)
+        return ExplainedPredictions(
+            explanations=result.explanations, base=result.base, background=result.background, method=result.method,
+            model=result.model.name, version=result.model.version, pipeline_version=result.model.pipeline_version,
+        )  # fmt: skip
 
     async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:
         """Answer a request for settings."""
@@ -180,6 +220,9 @@ class ServingService(SystemService):
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
         columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
+        if result.half_width is not None:
+            for name, ends in zip((LOWER, UPPER), zip(*result.intervals, strict=True), strict=True):
+                columns[name] = pa.array(ends, pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}
         if result.outside:

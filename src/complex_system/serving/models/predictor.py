@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import ComplexSystemError, InternalError, ModelRefusedError
+from complex_system.errors import ComplexSystemError, InternalError, InvalidRequestError, ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.runtimes import Matrix, OnnxRuntime, Runtime
 from complex_system.serving.requests.examples import example_record
+from complex_system.training.conformal import INTERVALS_FILE, Intervals
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ class ModelInfo(msgspec.Struct, frozen=True):
     loaded_at: str
     validation: Annotated[dict[str, float], msgspec.Meta(description="The trainer's metrics.")]
     platform: str
+    half_width_90: Annotated[
+        float | None, msgspec.Meta(description="Half width of its 90 % intervals; null where it has none.")
+    ] = None
 
     @property
     def label(self) -> str:
@@ -49,6 +53,8 @@ class Predictor:
 
     Attributes:
         info: What is known about the model.
+        files: What it carries beside the ONNX model, by name.
+        intervals: Half widths of its intervals; None where it has none.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class Predictor:
         self._runtime = runtime
         self._run = runtime.run
         self._warm_up(label)
+        self.intervals = _intervals_of(label, self.files)
         self.info = ModelInfo(
             name=name,
             version=version,
@@ -98,12 +105,26 @@ class Predictor:
             loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
             validation=dict(metadata.get("validation") or {}),
             platform=runtime.platform,
+            half_width_90=self.intervals.half_width(0.9) if self.intervals and self.intervals.largest >= 0.9 else None,
         )
 
     @property
     def quick(self) -> bool:
         """Whether a few records may be predicted on the event loop."""
         return self._runtime.quick
+
+    def half_width(self, level: float) -> float:
+        """Return the half width of the intervals of a level, in the target's unit.
+
+        Raises:
+            InvalidRequestError: The model has no intervals, or none of this level.
+        """
+        if self.intervals is None:
+            raise InvalidRequestError(
+                f"{self.info.label} has no intervals: it was trained before there were any, or with too few records to calibrate "
+                "them. Ask without an interval, or train again."
+            )
+        return self.intervals.half_width(level)
 
     def predict(self, records: list[Record]) -> list[float]:
         """Return one prediction for each raw record, in order.
@@ -139,6 +160,17 @@ class Predictor:
             raise ModelRefusedError(
                 f"{label} fails at its first prediction ({type(error).__name__}); the log says more."
             ) from error
+
+
+def _intervals_of(label: str, files: Mapping[str, bytes]) -> Intervals | None:
+    content = files.get(INTERVALS_FILE)
+    if content is None:
+        return None
+    try:
+        return Intervals.decoded(content)
+    except ModelRefusedError as error:  # of another release; the predictions are none the worse
+        log.warning("%s is served without intervals: %s", label, error.message)
+        return None
 
 
 def _check_metadata(label: str, pipeline: Pipeline, onnx_model: bytes, metadata: Mapping[str, Any]) -> None:

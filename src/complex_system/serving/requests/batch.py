@@ -14,6 +14,7 @@ from complex_system.domain.records import MAX_FAULTS, Record, faults_message, sh
 from complex_system.errors import InvalidRecordError, RecordFault
 from complex_system.pipeline.pipeline import OutsideRange, Pipeline
 from complex_system.pipeline.rows import Matrix
+from complex_system.serving.requests.wanted import NOTHING
 
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -23,10 +24,12 @@ class Batch(ABC):
 
     Attributes:
         size: Number of predictions that are asked for.
+        wanted: What is asked for beside them.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.wanted = NOTHING
         self._pipeline: Pipeline | None = None
 
     @abstractmethod

@@ -21,6 +21,9 @@ from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.requests.batch import Batch, ColumnBatch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.column_names import ColumnNames, UnknownColumns
 from complex_system.serving.requests.json import json_of
+from complex_system.serving.requests.wanted import INTERVAL, NOTHING, WARNINGS, Wanted, wanted_of
+
+_WRAPPED = (b'{"records"', b'{"interval"', b'{"warnings"')
 
 
 class BatchReader:
@@ -55,9 +58,10 @@ class BatchReader:
         one, many = self._check.types if self._check.compiled else (Any, Any)
         self._one = msgspec.json.Decoder(one)
         self._many = msgspec.json.Decoder(many)
-        wrapped = msgspec.defstruct("Records", [("records", many)], forbid_unknown_fields=True, gc=False)
+        beside: list[tuple[str, Any, Any]] = [(INTERVAL, float | None, None), (WARNINGS, bool | None, None)]
+        wrapped = msgspec.defstruct("Records", [("records", many), *beside], forbid_unknown_fields=True, gc=False)
         self._wrapped: msgspec.json.Decoder[Any] = msgspec.json.Decoder(wrapped)
-        raw = msgspec.defstruct("RawRecords", [("records", msgspec.Raw)], forbid_unknown_fields=True, gc=False)
+        raw = msgspec.defstruct("RawRecords", [("records", msgspec.Raw), *beside], forbid_unknown_fields=True, gc=False)
         self._wrapped_raw: msgspec.json.Decoder[Any] = msgspec.json.Decoder(raw)
         self._elements: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
         known = {column.name: column for column in self.declared}
@@ -71,7 +75,7 @@ class BatchReader:
         self._getters = [operator.attrgetter(f"f{i}") for i in range(len(self._types))]
 
     def body(self, body: bytes) -> Batch:
-        """Read ``{"records": [...]}``, a list of records, or one record, in JSON.
+        """Read ``{"records": [...]}``, with what is wanted beside, a list of records, or one record, in JSON.
 
         Good input is decoded straight into typed fields; only what that refuses is read again to name the faults.
 
@@ -81,28 +85,34 @@ class BatchReader:
             TooLargeError: There are too many records.
         """
         if not self._check.compiled:
-            return self.records(self._untyped(body))
+            return self._untyped(body)
+        wanted = NOTHING
         start = body[:64].lstrip()
         large = len(body) >= LARGE_BODY
         try:
             if start.startswith(b"["):
                 rows = self._in_turns(body) if large else self._many.decode(body)
-            elif start.startswith(b'{"records"'):
-                rows = (
-                    self._in_turns(self._wrapped_raw.decode(body).records) if large else self._wrapped.decode(body).records
-                )
+            elif start.startswith(_WRAPPED):
+                content = self._wrapped_raw.decode(body) if large else self._wrapped.decode(body)
+                rows = self._in_turns(content.records) if large else content.records
+                wanted = Wanted(content.interval, bool(content.warnings))
             else:
                 rows = [self._one.decode(body)]
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            return self.records(self._untyped(body))
+            return self._untyped(body)
         size = len(rows)
         if not 0 < size <= self.max_records:
             raise self._bad_size(size)
+        batch: Batch
         if size <= FEW_RECORDS:
-            return RecordBatch(msgspec.to_builtins(rows))
+            batch = RecordBatch(msgspec.to_builtins(rows))
+            batch.wanted = wanted
+            return batch
         # Column by column, so that Python's lock is never held for long.
         made = zip(self._getters, self._types.items(), strict=True)
-        return ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for get, (name, kind) in made]))
+        batch = ColumnBatch(pl.DataFrame([pl.Series(name, list(map(get, rows)), kind) for get, (name, kind) in made]))
+        batch.wanted = wanted
+        return batch
 
     def records(self, value: Any, *, scoring: bool = False) -> RecordBatch:
         """Read records as mappings.
@@ -216,13 +226,17 @@ class BatchReader:
             f"send them in {-(-size // self.max_records)} requests of at most {self.max_records}."
         )
 
-    def _untyped(self, body: bytes) -> list[Any]:
-        content = json_of(body)
+    def _untyped(self, body: bytes) -> RecordBatch:
+        content, wanted = json_of(body), NOTHING
         if isinstance(content, dict):
-            content = content["records"] if list(content) == ["records"] else [content]
+            is_wrapped = "records" in content and content.keys() <= {"records", INTERVAL, WARNINGS}
+            wanted = wanted_of(content) if is_wrapped else NOTHING
+            content = content["records"] if is_wrapped else [content]
         if not isinstance(content, list):
             raise InvalidRequestError('The body must be {"records": [...]}, a list of records, or one record.')
-        return content
+        batch = self.records(content)
+        batch.wanted = wanted
+        return batch
 
 
 class _ColumnCheck:

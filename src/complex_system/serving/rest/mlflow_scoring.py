@@ -26,6 +26,7 @@ from complex_system.serving.requests.csv import csv_columns, csv_text
 from complex_system.serving.requests.examples import example_columns, example_record
 from complex_system.serving.requests.json import json_of
 from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.requests.wanted import NOTHING, wanted_of
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
 from complex_system.serving.rest.schemas import SCORING_REQUEST, Schema, reference
 
@@ -49,10 +50,18 @@ _CODES = {
 }
 
 
+class ScoredRecord(msgspec.Struct, frozen=True):
+    """A prediction with what ``params`` asked for beside it: a row of several columns, as a model of MLflow returns it."""
+
+    prediction: float
+    lower: float | msgspec.UnsetType = msgspec.UNSET
+    upper: float | msgspec.UnsetType = msgspec.UNSET
+
+
 class ScoringPredictions(msgspec.Struct, frozen=True):
     """One prediction for each record."""
 
-    predictions: list[float]
+    predictions: list[float | ScoredRecord]
 
 
 class ScoringError(msgspec.Struct, frozen=True):
@@ -99,7 +108,10 @@ async def invocations(request: PredictionRequest) -> Response:
             raise InvalidRequestError(f"The header {FEATURES_HEADER} may be '{FEATURES}', not '{wanted[:40]}'.")
         read = partial(read, as_features=True)
     result = await request.predict(read)
-    return json_response(ScoringPredictions(result.predictions), headers=request.answer_headers)
+    predictions: list[Any] = result.predictions
+    if result.half_width is not None:
+        predictions = [ScoredRecord(each, *ends) for each, ends in zip(result.predictions, result.intervals, strict=True)]
+    return json_response(ScoringPredictions(predictions), headers=request.answer_headers)
 
 
 async def ping(request: PredictionRequest) -> Response:
@@ -127,12 +139,16 @@ def read_json(reader: BatchReader, body: bytes, *, as_features: bool = False) ->
     given = [name for name in FORMATS if name in content]
     if len(given) != 1:
         raise InvalidRequestError(f"{_WANTED}. Received the input fields {[name[:40] for name in list(content)[:10]]}.")
-    value, read = content[given[0]], _Reading(reader, as_features)
+    value, read, params = content[given[0]], _Reading(reader, as_features), content.get("params")
+    wanted = wanted_of(params) if isinstance(params, dict) else NOTHING
     if given[0] == "dataframe_split":
-        return _split(value, read)
-    if given[0] == "dataframe_records":
-        return read.records(value)
-    return _tensors(given[0], value, read)
+        batch = _split(value, read)
+    elif given[0] == "dataframe_records":
+        batch = read.records(value)
+    else:
+        batch = _tensors(given[0], value, read)
+    batch.wanted = wanted
+    return batch
 
 
 def read_csv(reader: BatchReader, body: bytes, *, as_features: bool = False) -> Batch:
@@ -263,6 +279,10 @@ def scoring_body(dataset: Dataset) -> Schema:
         "dataframe_records": {"value": {"dataframe_records": records}},
         "instances": {"value": {"instances": records}},
         "inputs": {"value": {"inputs": columns}},
+        "intervals": {
+            "summary": "With 90 % intervals",
+            "value": {"dataframe_records": records, "params": {"interval": 0.9}},
+        },
     }
     if FEATURES not in dataset.by_name:
         processed = [[0.0] * len(dataset.feature_names)]

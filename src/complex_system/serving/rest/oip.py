@@ -1,6 +1,7 @@
 """The Open Inference Protocol, version 2, over REST (kserve/open-inference-protocol).
 
-Inputs are the raw columns as named tensors, or one tensor ``features`` of processed features; the output is ``prediction``. The
+Inputs are the raw columns as named tensors, or one tensor ``features`` of processed features; the output is ``prediction``. With the
+parameter ``interval`` of a request there are the outputs ``lower`` and ``upper``, too. The
 binary tensor extension is not supported, and refused with a message.
 """
 
@@ -27,6 +28,7 @@ from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.examples import example_columns
 from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.requests.wanted import LOWER, UPPER, Wanted, wanted_of
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
 from complex_system.serving.rest.oip_tensors import (
     InferenceRequest,
@@ -41,7 +43,7 @@ from complex_system.serving.rest.schemas import Schema, reference
 
 SERVER = "complex-system"
 OUTPUT = "prediction"
-"""The one output of every model."""
+"""The one output of every request."""
 
 
 class OutputTensor(msgspec.Struct, frozen=True):
@@ -164,16 +166,21 @@ async def infer(request: PredictionRequest, name: str, version: str | None = Non
         nonlocal sent
         sent = decode_inference(body)
         batch = inference_batch(sent, reader)
-        _check_outputs(sent)
+        batch.wanted = wanted_of(sent.parameters or {})
+        _check_outputs(sent, batch.wanted)
         return batch
 
     result = await request.predict(read)
+    values = {OUTPUT: result.predictions}
+    if result.half_width is not None:
+        values[LOWER], values[UPPER] = map(list, zip(*result.intervals, strict=True))
+    names = [output.name for output in sent.outputs] if sent.outputs else list(values)
     content = InferenceResponse(
         name,
         result.model.version,
         request.id if sent.id is None else sent.id,
         InferenceParameters(result.model.pipeline_version, result.model.name),
-        [OutputTensor(OUTPUT, [request.size, 1], "FP32", result.predictions)],
+        [OutputTensor(name, [request.size, 1], "FP32", values[name]) for name in names],
     )
     return json_response(content, headers=request.answer_headers)
 
@@ -238,6 +245,7 @@ def inference_body(dataset: Dataset) -> Schema:
             "description": f"In the order {', '.join(dataset.feature_names)}.",
             "value": {"inputs": features, "outputs": [{"name": OUTPUT}]},
         },
+        "intervals": {"summary": "With 90 % intervals", "value": {"parameters": {"interval": 0.9}, "inputs": raw}},
     }
     return {
         "required": True,
@@ -245,9 +253,14 @@ def inference_body(dataset: Dataset) -> Schema:
     }
 
 
-def _check_outputs(request: InferenceRequest) -> None:
+def _check_outputs(request: InferenceRequest, wanted: Wanted) -> None:
     for output in request.outputs or ():
-        if output.name != OUTPUT:
+        if output.name in (LOWER, UPPER):
+            if wanted.interval is None:
+                raise InvalidRequestError(
+                    f"The output '{output.name}' needs the request's parameter 'interval', such as 0.9."
+                )
+        elif output.name != OUTPUT:
             raise InvalidRequestError(f"The model has the output '{OUTPUT}' and no output '{output.name[:60]}'.")
         if wants_binary(output.parameters):
             raise no_binary()

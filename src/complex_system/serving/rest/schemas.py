@@ -10,6 +10,7 @@ from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.types import MAX_TEXT, column_type
 from complex_system.pipeline.checks import range_text
 from complex_system.serving.requests.examples import example_record, example_value
+from complex_system.serving.requests.wanted import INTERVAL, WARNINGS
 
 Schema = dict[str, Any]
 
@@ -59,7 +60,7 @@ def records_body(dataset: Dataset) -> Schema:
     wrapped: Schema = {
         "type": "object",
         "title": "Records",
-        "properties": {"records": records},
+        "properties": {"records": records, **_BESIDE},
         "required": ["records"],
         "additionalProperties": False,
     }
@@ -74,6 +75,7 @@ def records_body(dataset: Dataset) -> Schema:
                     "records": {"summary": "Two records", "value": {"records": examples}},
                     "list": {"summary": "A plain list", "value": examples},
                     "one": {"summary": "One record alone", "value": examples[0]},
+                    "intervals": {"summary": "With 90 % intervals", "value": {"records": examples, "interval": 0.9}},
                 },
             }
         },
@@ -133,6 +135,15 @@ def _fill(column: Column) -> str:
     return f"{column.fill:g}" if isinstance(column.fill, float) else f"'{column.fill}'"
 
 
+_BESIDE: Schema = {
+    INTERVAL: {
+        "type": ["number", "null"],
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "Level of the intervals in the answer: the probability that the truth lies within.",
+    },
+    WARNINGS: {"type": ["boolean", "null"], "description": "Whether the answer has the warnings of every record."},
+}
 _SCORING_REQUEST: Schema = {
     "type": "object",
     "description": "Exactly one of the formats.",
@@ -148,6 +159,7 @@ _SCORING_REQUEST: Schema = {
         "dataframe_records": {"type": "array", "items": {"type": "object"}},
         "instances": {"type": "array", "items": {}},
         "inputs": {"type": ["object", "array"], "items": {}},
+        "params": {"type": "object", "properties": _BESIDE},
     },
     "minProperties": 1,
 }

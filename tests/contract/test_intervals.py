@@ -1,0 +1,145 @@
+"""Intervals on request, over REST in every protocol: what they are, what is refused, and that nothing else changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from mlflow.deployments import PredictionsResponse
+
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from models import ManyModels, rest_server
+
+DATASET = Dataset.load()
+NAMES = ("material_id", "laborant", "rohwert_1_labormessung", "rohwert_2_labormessung", "rohwert_3_labormessung")
+RECORDS = [{name: record[name] for name in NAMES} for record in (Laboratory(seed=3).complete_record() for _ in range(3))]
+TENSORS = [
+    {"name": name, "shape": [3], "datatype": "BYTES" if place < 2 else "FP64", "data": [each[name] for each in RECORDS]}
+    for place, name in enumerate(NAMES)
+]
+BODIES: dict[str, Any] = {
+    "/predict": lambda beside: {"records": RECORDS, **beside},
+    "/invocations": lambda beside: {"dataframe_records": RECORDS, "params": beside},
+    "/v2/models/champion/infer": lambda beside: {"inputs": TENSORS, "parameters": beside},
+}
+
+
+@pytest.fixture(scope="module")
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """A champion with intervals of 99 records, whose errors were 1, 2 ... 99, and a model without any."""
+    source = ManyModels(DATASET)
+    source.publish("lab-lightgbm", 2.0, champion=True)
+    source.publish("lab-older", 2.0, files={})
+    async with rest_server(DATASET, source) as (_, client):
+        yield client
+
+
+async def predicted(client: httpx.AsyncClient) -> list[float]:
+    return (await client.post("/predict", json=RECORDS)).json()["predictions"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"records": RECORDS, "interval": 0.9}),
+        json.dumps({"interval": 0.9, "records": RECORDS}),
+        json.dumps({"interval": 0.9, "warnings": None, "records": RECORDS}, indent=1),
+    ],
+)
+async def test_predict_answers_both_ends_of_every_interval(client: httpx.AsyncClient, body: str) -> None:
+    plain = await predicted(client)
+    answer = (await client.post("/predict", content=body)).json()
+    assert answer["predictions"] == plain
+    assert answer["intervals"] == [[value - 90, value + 90] for value in plain]
+
+
+async def test_many_records_and_a_large_body_have_theirs(client: httpx.AsyncClient) -> None:
+    records = RECORDS * 3500  # more than a million bytes
+    body = json.dumps({"records": records, "interval": 0.5})
+    assert len(body) > 1_000_000
+    answer = (await client.post("/predict", content=body)).json()
+    assert answer["intervals"][-1] == [answer["predictions"][-1] - 50, answer["predictions"][-1] + 50]
+    assert len(answer["intervals"]) == len(records)
+
+
+async def test_an_answer_without_them_is_as_it_was(client: httpx.AsyncClient) -> None:
+    for body in (RECORDS, {"records": RECORDS}, {"records": RECORDS, "interval": None}):
+        assert set((await client.post("/predict", json=body)).json()) == {
+            "predictions", "model", "pipeline_version", "request_id",
+        }  # fmt: skip
+    answer = await client.post("/invocations", json={"dataframe_records": RECORDS, "params": {"temperature": 1}})
+    assert answer.json() == {"predictions": await predicted(client)}
+
+
+async def test_mlflows_client_reads_them_as_columns(client: httpx.AsyncClient) -> None:
+    plain = await predicted(client)
+    for shape in ({"dataframe_records": RECORDS}, {"inputs": {name: [each[name] for each in RECORDS] for name in NAMES}}):
+        answer = await client.post("/invocations", json={**shape, "params": {"interval": 0.9}})
+        frame = PredictionsResponse.from_json(answer.text).get_predictions()
+        assert list(frame.columns) == ["prediction", "lower", "upper"]
+        assert frame["prediction"].tolist() == plain
+        assert frame["lower"].tolist() == [value - 90 for value in plain]
+        assert frame["upper"].tolist() == [value + 90 for value in plain]
+
+
+async def test_open_inference_has_two_more_outputs(client: httpx.AsyncClient) -> None:
+    async def outputs(**asked: Any) -> dict[str, list[float]]:
+        body = {"inputs": TENSORS, "parameters": {"interval": 0.8}, **asked}
+        answer = (await client.post("/v2/models/champion/infer", json=body)).json()
+        assert all(each["shape"] == [3, 1] and each["datatype"] == "FP32" for each in answer["outputs"])
+        return {each["name"]: each["data"] for each in answer["outputs"]}
+
+    plain = await predicted(client)
+    lower, upper = [value - 80 for value in plain], [value + 80 for value in plain]
+    assert await outputs() == {"prediction": plain, "lower": lower, "upper": upper}
+    assert await outputs(outputs=[{"name": "upper"}, {"name": "prediction"}]) == {"upper": upper, "prediction": plain}
+    assert await outputs(parameters={}) == {"prediction": plain}
+    answer = await client.post("/v2/models/champion/infer", json={"inputs": TENSORS, "outputs": [{"name": "lower"}]})
+    assert (answer.status_code, "needs the request's parameter 'interval'" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    ("beside", "problem"),
+    [
+        ({"interval": 0.995}, "0.995 cannot be given: the model's errors are known of 99 records, which allows at most 0.99."),
+        ({"interval": 90}, "a probability between 0 and 1, such as 0.9, not 90"),
+        ({"interval": 0}, "a probability between 0 and 1"),
+        ({"interval": "0.9"}, "'interval' is the level of the intervals, a number between 0 and 1 such as 0.9, not '0.9'"),
+        ({"interval": True}, "a number between 0 and 1 such as 0.9, not True"),
+        ({"interval": [0.9]}, "a number between 0 and 1 such as 0.9"),
+        ({"warnings": "yes"}, "'warnings' is true or false, not 'yes'"),
+        ({"warnings": 1}, "'warnings' is true or false, not 1"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_given_is_refused_with_the_reason(
+    client: httpx.AsyncClient, path: str, beside: dict[str, Any], problem: str
+) -> None:
+    answer = await client.post(path, json=BODIES[path](beside))
+    assert answer.status_code == 400, answer.text
+    assert problem in answer.text
+
+
+async def test_a_model_without_intervals_says_so_and_predicts(client: httpx.AsyncClient) -> None:
+    path = "/v2/models/lab-older/infer"
+    answer = await client.post(path, json={"inputs": TENSORS, "parameters": {"interval": 0.9}})
+    assert (answer.status_code, answer.json()["error"]) == (
+        400,
+        "lab-older v1 has no intervals: it was trained before there were any, or with too few records to calibrate them. Ask without "
+        "an interval, or train again.",
+    )
+    assert (await client.post(path, json={"inputs": TENSORS})).status_code == 200
+
+
+async def test_the_model_tells_how_wide_its_intervals_are(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/model")).json()["model"]["half_width_90"] == 90
+
+
+async def test_other_fields_beside_the_records_are_faults_as_before(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/predict", json={"records": RECORDS, "level": 0.9})
+    assert answer.status_code == 422
+    assert "records" in answer.text
