@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression
 from complex_system.training.base import score
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LinearModel, fit_linear
-from complex_system.training.onnx import run_onnx, export_onnx
+from complex_system.training.onnx import export_onnx, run_onnx
 from samples import lab_samples
 
 

@@ -32,6 +32,7 @@ class TrainingResult:
         reference: What the training data were like (``monitoring.reference``) as JSON, for the artifact ``reference/reference.json``.
         files: Kept beside the ONNX model, by name.
         training: What the training can be repeated from (``training.training_set``), for the artifact folder ``training``, by name.
+        members: Model, version and weight of the members of a stack; empty for another model.
     """
 
     trainer: str
@@ -49,6 +50,7 @@ class TrainingResult:
     cross_validation: CrossValidation | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     training: Mapping[str, bytes] = field(default_factory=dict)
+    members: tuple[Mapping[str, str | float], ...] = ()
 
     @property
     def samples(self) -> dict[str, int]:
@@ -85,6 +87,7 @@ class TrainingResult:
             FILES: digests_of(self.files),
             TRAINING: digests_of(self.training),
             "declaration": self.dataset.as_content(),
+            **({"members": [dict(member) for member in self.members]} if self.members else {}),
             **({"cross_validation": to_wire(self.cross_validation)} if self.cross_validation else {}),
         }
 

@@ -15,6 +15,7 @@ from complex_system.tracking.connection import is_refusal, open_client, translat
 from complex_system.tracking.model_files import TRAINING, digests_of
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.linear import LINEAR
+from complex_system.training.stack import STACK
 
 _RUN = re.compile(r"[0-9a-f]{32}")
 
@@ -86,6 +87,6 @@ def _run(client: Any, run_id: str) -> Any:
 def _why(ref: ModelVersionRef) -> str:
     if ref.framework == LINEAR:
         return "ml_consumer fits the linear model on a sample, whose records are not kept"
-    if ref.framework == "stack":
+    if ref.framework == STACK:
         return "a stack has no training of its own, its members have"
     return "an earlier release, which did not keep the records of a training, made it"

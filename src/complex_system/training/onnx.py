@@ -96,7 +96,7 @@ def with_declared_names(model: Any) -> bytes:
 
 
 def run_onnx(onnx: bytes, batches: list[Matrix]) -> list[Matrix]:
-    """Return the predictions of an ONNX model, of shape (n, 1), for features of shape (n, features)."""
+    """Return what an ONNX model predicts for each batch of features, of shape (n, 1), in one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
