@@ -16,6 +16,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.candidates import kept_cross_validation
+from complex_system.pipeline.onnx_graph import RAW_ONNX_FILE
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.settings import Settings
@@ -130,7 +131,7 @@ async def test_the_models_of_a_round_are_registered_as_one_and_served_by_name(
     onnx_model, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     members = {each["model"]: each for each in metadata["members"]}
     files = await asyncio.to_thread(registry.load_files, ref, metadata)
-    assert {OUT_OF_FOLD_FILE, INTERVALS_FILE, "sample.arrow"} <= set(files)
+    assert {OUT_OF_FOLD_FILE, INTERVALS_FILE, RAW_ONNX_FILE, "sample.arrow"} <= set(files)
     assert await asyncio.to_thread(registry.load_reference, ref)
     folds = OutOfFold.decoded(files[OUT_OF_FOLD_FILE])
     assert folds.summary() == kept_cross_validation(metadata)
