@@ -36,9 +36,11 @@ from complex_system.serving.models import foreign
 from complex_system.serving.models.foreign import ForeignRuntime, ModelInput
 from complex_system.serving.requests.examples import example_record
 from complex_system.settings import Settings
+from complex_system.tracking.model_files import SAMPLE_FILE
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import crown, delete_version_as_older_servers, quick_files
 from support import TesterService, eventually, running
+from trainings import quick_sample
 
 # MLflow's client and the libraries below it warn of their own deprecated parts, and its flavors of what they save.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -371,7 +373,7 @@ async def test_intervals_are_answered_over_nats(
     settings: Settings, tester: TesterService, publish: Any, dataset: Dataset, laboratory: Laboratory
 ) -> None:
     """On request only: the published subject answers a list with a list."""
-    await asyncio.to_thread(publish, 100.0, files=quick_files())
+    await asyncio.to_thread(publish, 100.0, files={**quick_files(), SAMPLE_FILE: quick_sample()})
     records = [laboratory.complete_record() for _ in range(3)]
     table = pa.Table.from_pylist(records, schema=raw_schema(dataset))
     async with serving(settings):
@@ -383,6 +385,14 @@ async def test_intervals_are_answered_over_nats(
         assert page.column_names == ["_id", "prediction", "lower", "upper"]
         for name, ends in (("lower", -90), ("upper", 90)):
             assert page.column(name).to_pylist() == pytest.approx([value + ends for [value] in plain], rel=1e-6)
+        answer = await tester.ask(PREDICT, {"records": records, "warnings": True})
+        assert list(answer) == ["predictions", "record_warnings"]
+        assert len(answer["record_warnings"]) == 3
+        page = decode_page(await tester.ask(PREDICT_COLUMNS, encode_page(Page(table, notes={"warnings": "true"})))).table
+        assert page.column_names == ["_id", "prediction", "warnings"]
+        assert [len(texts) for texts in page.column("warnings").to_pylist()] == [
+            len(each) for each in answer["record_warnings"]
+        ]
         for level, problem in ((0.999, "allows at most 0.99"), (90, "between 0 and 1"), ("much", "such as 0.9, not 'much'")):
             with pytest.raises(InvalidRequestError, match=problem):
                 await tester.ask(PREDICT, {"records": records, "interval": level})
