@@ -86,9 +86,10 @@ def service_class(service: str) -> type[SystemService]:
 BY_HAND = {
     "data_processing": {"service-heartbeat"},
     "ml_serving": {
-        "get-prediction", "get-prediction-wandb", "get-prediction-columns", "get-prediction-wandb-columns", "suggest-settings",
+        "get-prediction", "get-prediction-wandb", "get-prediction-columns", "get-prediction-wandb-columns", "explain-prediction",
+        "explain-prediction-wandb", "suggest-settings",
     },
-    "ml_serving_mlflow": {"get-prediction", "get-prediction-columns", "suggest-settings"},
+    "ml_serving_mlflow": {"get-prediction", "get-prediction-columns", "explain-prediction", "suggest-settings"},
 }  # fmt: skip
 """Subjects that a service subscribes to when it starts, without a decorator."""
 

@@ -156,7 +156,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         jetstream=_leases("ml_consumer"),
     ),
     "ml_serving_mlflow": ServiceSubjects(
-        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, trial.SUGGEST_SETTINGS),
+        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, serving.EXPLAIN, trial.SUGGEST_SETTINGS),
         hears=(training.CHAMPION_CHANGED,),
         asks=(subjects.PROCESS_RAW,),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
@@ -166,8 +166,10 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         answers=(
             subjects.PREDICT_WANDB,
             serving.PREDICT_COLUMNS_WANDB,
+            serving.EXPLAIN_WANDB,
             subjects.PREDICT,
             serving.PREDICT_COLUMNS,
+            serving.EXPLAIN,
             trial.SUGGEST_SETTINGS,
         ),
         hears=(training.CHAMPION_CHANGED, training.TRAINING_FINISHED, SERVICE_HEARTBEAT),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from complex_system.domain.records import Record
 from complex_system.protocol.base import ArrowPage, Event, Message, Request
@@ -22,6 +22,10 @@ ORIGIN_LABELS = {
 """What people call the predictions for each; what says most about the model in use comes first. Empty: of an earlier release."""
 ORIGIN_HEADER = b"x-prediction-origin"
 """Header of a request over REST that says ``own``, ``probe`` or ``trial``; without it a client asks."""
+
+
+ExplanationMethod = Literal["exact", "sampled"]
+"""Whether Shapley values are of all coalitions of columns, or of a sample of their orders."""
 
 
 class PredictedRecord(Message, frozen=True, kw_only=True):
@@ -121,6 +125,50 @@ class TruthKnown(Message, frozen=True, kw_only=True):
     truths: tuple[Truth, ...]
 
 
+class ExplainRequest(Message, frozen=True, kw_only=True):
+    """Asks why the champion predicts what it predicts.
+
+    Attributes:
+        records: Raw records, at most 100.
+    """
+
+    records: list[Any]
+
+
+class ExplainedPrediction(Message, frozen=True, kw_only=True):
+    """One prediction, and what each raw column contributes to it.
+
+    Attributes:
+        prediction: In the target's unit.
+        contributions: By raw column, in the target's unit; with the base they add up to the prediction.
+    """
+
+    prediction: float
+    contributions: dict[str, float]
+
+
+class ExplainedPredictions(Message, frozen=True, kw_only=True):
+    """Explained predictions of one request, all with the same model.
+
+    Attributes:
+        explanations: One a record, in the order of the request.
+        base: Mean prediction of the background records, which the contributions start from, in the target's unit.
+        background: Number of background records.
+        method: Whether all coalitions of columns were evaluated, or a sample of their orders.
+        model: Registered name.
+        version: Registered version.
+        pipeline_version: Pipeline version of the model.
+    """
+
+    explanations: tuple[ExplainedPrediction, ...]
+    base: float
+    background: int
+    method: ExplanationMethod
+    model: str
+    version: str
+    pipeline_version: str
+
+
 PREDICT_COLUMNS = Request(
     "get-prediction-columns",
     ArrowPage,
@@ -135,6 +183,18 @@ PREDICT_COLUMNS_WANDB = Request(
     ArrowPage,
     ArrowPage,
     "As `get-prediction-columns`, answered by `ml_serving` from the W&B artifact.",
+)
+EXPLAIN = Request(
+    "explain-prediction",
+    ExplainRequest,
+    ExplainedPredictions,
+    "Return the champion's predictions of raw records with the contribution (Shapley value) of each raw column.",
+)
+EXPLAIN_WANDB = Request(
+    "explain-prediction-wandb",
+    ExplainRequest,
+    ExplainedPredictions,
+    "As `explain-prediction`, answered by `ml_serving` from the W&B artifact.",
 )
 PREDICTION_MADE = Event("prediction-made", PredictionMade)
 PREDICTION_FAILED = Event("prediction-failed", PredictionFailed)

@@ -60,7 +60,7 @@ class TrainingProgress(Message, frozen=True, kw_only=True):
         trainer: Name of the trainer.
         framework: ``lightgbm``, ``pytorch`` or ``tensorflow``.
         round: Id of the round.
-        stage: ``fetching``, ``training``, ``cross-validating`` or ``logging``.
+        stage: ``fetching``, ``searching``, ``training``, ``cross-validating`` or ``logging``.
         step: Epoch, boosting round or fold that is done; 0 before the first.
         steps: Steps at most.
         train_rmse: Error on the training part, in the target's unit; None where it is not known.

@@ -18,6 +18,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
 from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.protocol.serving import Origin
+from complex_system.serving.explain import ExplanationResult, Explanations
 from complex_system.serving.known import RecordWarning, record_warnings
 from complex_system.serving.metrics import OutsideCounters
 from complex_system.serving.models.manager import ModelManager
@@ -158,6 +159,7 @@ class PredictionEngine:
         reader: Makes batches for models of the deployment's pipeline version.
         limits: What one request may contain.
         outside: Counts values outside of their ranges.
+        explanations: Explains predictions.
     """
 
     def __init__(
@@ -180,6 +182,7 @@ class PredictionEngine:
         self.limits = limits or Limits()
         self.reader = BatchReader(models.pipeline, max_records=self.limits.records, unknown=self.limits.unknown)
         self.outside = OutsideCounters()
+        self.explanations = Explanations()
         self._readers: OrderedDict[str, BatchReader] = OrderedDict()
         self._remote = remote
         self._predicted = predicted
@@ -257,6 +260,12 @@ class PredictionEngine:
         if self._predicted is not None and (live or predictor is self.champion.current):
             self._predicted(result)
         return result
+
+    async def explain(self, records: list[Record]) -> ExplanationResult:
+        """Explain the champion's predictions of raw records as mappings; errors as :meth:`Explanations.explain`."""
+        predictor = self.champion.require()
+        batch = await off_loop(len(records), self.reader_for(predictor).records, records)
+        return await self.explanations.explain(batch, predictor)
 
 
 async def off_loop(records: int, call: Callable[..., Any], *arguments: Any) -> Any:

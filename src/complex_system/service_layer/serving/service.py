@@ -28,6 +28,8 @@ from complex_system.protocol.serving import (
     ORIGIN_NAMES,
     PREDICTION_FAILED,
     PREDICTION_MADE,
+    ExplainedPredictions,
+    ExplainRequest,
     Origin,
     PredictionFailed,
 )
@@ -80,7 +82,7 @@ class ServingService(SystemService):
             metrics=self._metrics,
             broker_connected=lambda: self.broker.connected,
             broker_needed=over_broker,
-            subjects=lambda: (self.subjects()[0].name, self.columns_subjects()[0].name),
+            subjects=self._documented_subjects,
             suggester=self._suggester,
         )
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
@@ -105,6 +107,10 @@ class ServingService(SystemService):
     def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
         """Return the subjects on which predictions of Arrow pages are answered; the first one is the service's own."""
 
+    @abstractmethod
+    def explain_subjects(self) -> list[Request[ExplainRequest, ExplainedPredictions]]:
+        """Return the subjects on which predictions are explained; the first one is the service's own."""
+
     @override
     async def on_start(self) -> None:
         require_key(self.settings.serving_host, self.settings.api_key)
@@ -120,6 +126,7 @@ class ServingService(SystemService):
         self._shadowing = asyncio.create_task(self._shadow.run())
         answered: list[tuple[Request[Any, Any], Any]] = [(each, ServingService.get_prediction) for each in self.subjects()]
         answered += [(each, ServingService.get_prediction_columns) for each in self.columns_subjects()]
+        answered += [(each, ServingService.explain_prediction) for each in self.explain_subjects()]
         if PREDICT in self.subjects():  # who answers for the champion
             answered.append((SUGGEST_SETTINGS, ServingService.suggest_settings))
         for request, method in answered:
@@ -148,6 +155,10 @@ class ServingService(SystemService):
         older = f"; of pipeline version {own}, with its own pipeline" if own != self.dataset.version else ""
         refused = "the newest is not served: " if self.champion.problem else ""
         return "ready", predictor.info.label + older + (f"; {refused}{why}" if why else "")
+
+    def _documented_subjects(self) -> dict[str, str]:
+        answered = {"subject": self.subjects(), "columns": self.columns_subjects(), "explain": self.explain_subjects()}
+        return {name: requests[0].name for name, requests in answered.items()}
 
     async def get_prediction(self, records: Any) -> list[list[float]] | dict[str, Any]:
         """Answer a request on NATS: a list of records with one row a record, as the contract has it.
@@ -187,6 +198,15 @@ class ServingService(SystemService):
             page = await asyncio.to_thread(decode_page, encoded)
             result = await self.engine.predict_table(page.table, _origin(), wanted_of_notes(page.notes))
         return await asyncio.to_thread(self._answer_page, page.table, result)
+
+    async def explain_prediction(self, request: ExplainRequest) -> ExplainedPredictions:
+        """Answer which raw columns make the champion's predictions."""
+        with self._metrics.failures.counted():
+            result = await self.engine.explain(request.records)
+        return ExplainedPredictions(
+            explanations=result.explanations, base=result.base, background=result.background, method=result.method,
+            model=result.model.name, version=result.model.version, pipeline_version=result.model.pipeline_version,
+        )  # fmt: skip
 
     async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:
         """Answer a request for settings."""

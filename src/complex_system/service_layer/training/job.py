@@ -56,6 +56,8 @@ PROGRESS_REPEAT = 5.0
 FETCH_ATTEMPTS = 5
 CROSS_VALIDATING = "cross-validating"
 """Stage in which a step is a fold."""
+SEARCHING = "searching"
+"""Stage of a search for parameters."""
 MAX_RETRY_PAUSE = 30.0
 
 
@@ -109,6 +111,11 @@ class TrainingJob:
         await self._announce("fetching")
         data = await self._timed("fetching", self._fetch())
         trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
+        # With many records the first model comes soon, and the next one is searched for.
+        if trainer.searches and (self._few is not None or self._service.has_trained):
+            await self._service.set_state("working", f"searching for parameters with {len(data.train)} samples")
+            await self._announce(SEARCHING)
+            trainer = await self._with_progress(SEARCHING, self._timed(SEARCHING, self._tuned(trainer, data)))
         await self._service.set_state("working", f"training on {len(data.train)} samples")
         started_at = datetime.now(UTC)
         model, onnx = await self._timed("training", self._fit(trainer, data))
@@ -132,7 +139,7 @@ class TrainingJob:
             data=data,
             model=model,
             onnx_model=onnx,
-            validation=score(data.validation.y, model.predict(data.validation.x)),
+            validation=score(data.validation.y, model.predicted_validation(data)),
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
@@ -187,6 +194,13 @@ class TrainingJob:
         data = await asyncio.to_thread(collector.training_data)
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
         return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data)
+
+    async def _tuned(self, trainer: Trainer, data: TrainingData) -> Trainer:
+        def look() -> None:
+            if self._cancelled.is_set():
+                raise CancelledInThread
+
+        return await self._service.worker.run(partial(trainer.tuned, data, self._few, look))
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()

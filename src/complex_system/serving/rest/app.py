@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -24,7 +24,15 @@ from complex_system.serving.metrics import CONTENT_TYPE, ServingMetrics
 from complex_system.serving.models.manager import ModelsStatus
 from complex_system.serving.models.slot import ModelStatus
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes
+from complex_system.serving.rest.endpoint import (
+    Backend,
+    ErrorFormat,
+    PredictingModel,
+    PredictionRequest,
+    Responses,
+    Routes,
+)
+from complex_system.serving.rest.explain import explain_routes
 from complex_system.serving.rest.mlflow_scoring import scoring_routes
 from complex_system.serving.rest.oip import InferenceError, oip_routes
 from complex_system.serving.rest.openapi import documentation_routes
@@ -35,6 +43,7 @@ from complex_system.serving.suggest.suggester import Suggester
 LINKS = {
     "docs": "/docs",
     "predict": "/predict",
+    "explain": "/explain",
     "suggest": "/suggest",
     "model": "/model",
     "models": "/models",
@@ -43,14 +52,6 @@ LINKS = {
     "scoring": "/invocations",
     "metrics": "/metrics",
 }
-
-
-class PredictingModel(msgspec.Struct, frozen=True):
-    """The model that made the predictions."""
-
-    name: str
-    version: str
-    framework: str
 
 
 class Warned(msgspec.Struct, frozen=True):
@@ -125,7 +126,7 @@ def make_app(
     metrics: ServingMetrics | None = None,
     broker_connected: Callable[[], bool] | None = None,
     broker_needed: bool = False,
-    subjects: Callable[[], tuple[str, str]] | None = None,
+    subjects: Callable[[], Mapping[str, str]] | None = None,
     suggester: Suggester | None = None,
 ) -> ASGIApp:
     """Make the application that serves an engine.
@@ -137,7 +138,7 @@ def make_app(
         metrics: Counts; by default metrics of its own.
         broker_connected: Whether the broker is connected; None where there is none.
         broker_needed: Whether no prediction can be made without it.
-        subjects: Returns the broker's subjects for records and for Arrow pages, for the documentation; None without a broker.
+        subjects: Returns the broker's subjects by their names in ``nats.md``, for the documentation; None without a broker.
         suggester: Finds settings; by default one of its own.
     """
     counting = metrics or ServingMetrics(engine.models, broker_connected)
@@ -145,7 +146,7 @@ def make_app(
     backend = Backend(engine, counting, api_key, broker_connected if broker_needed else None)
     # The router tries them in this order; the documentation is asked for least.
     routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
-    routes += suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
+    routes += explain_routes(backend, OWN_ERRORS) + suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
     documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.
