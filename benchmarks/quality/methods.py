@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -15,9 +16,10 @@ import numpy as np
 import complex_system
 from complex_system.evaluation.baselines import for_folds
 from complex_system.training.base import Trainer, TrainingParameters
-from complex_system.training.cross_validation import Fit, Keyed, Predict, cross_validate
+from complex_system.training.cross_validation import Fit, Keyed, Predict, out_of_fold
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import fit_linear
+from complex_system.training.out_of_fold import OutOfFold
 
 SOURCES = Path(complex_system.__file__).parent / "training"
 PROTOCOL = 1
@@ -30,11 +32,25 @@ class Outcome:
 
     Attributes:
         predict: Predictions for new records.
-        inner: RMSE by cross-validation of the records that it was trained with; NaN for references, which nobody chooses by it.
+        crossed: Cross-validation of the records that it was trained with; None for references, which nobody chooses by it.
     """
 
     predict: Predict
-    inner: float = float("nan")
+    crossed: OutOfFold | None = None
+
+
+class Runs:
+    """The methods on the records outside one fold. Each is trained once, also where the stack needs it again."""
+
+    def __init__(self, records: Keyed, names: tuple[str, ...]) -> None:
+        self.records, self.names = records, names
+        self._done: dict[str, Outcome] = {}
+
+    def outcome(self, method: str) -> Outcome:
+        """Train with a method, unless it was done before."""
+        if method not in self._done:
+            self._done[method] = METHODS[method].run(self)
+        return self._done[method]
 
 
 @dataclass(frozen=True)
@@ -42,14 +58,14 @@ class Method:
     """A way to train.
 
     Attributes:
-        run: Trains with records that are named, for features of these names.
+        run: Trains.
         sources: Modules of ``complex_system.training`` whose change makes earlier results invalid.
         packages: Packages whose version does.
         parameters: Fields of ``TrainingParameters`` whose default does.
         ours: Whether it can become champion.
     """
 
-    run: Callable[[Keyed, tuple[str, ...]], Outcome]
+    run: Callable[[Runs], Outcome]
     sources: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
@@ -84,18 +100,20 @@ def parts_of(records: Keyed) -> tuple[Samples, Samples]:
     return records.samples.of(~held), records.samples.of(held)
 
 
-def _trained(make: Callable[[], Trainer]) -> Callable[[Keyed, tuple[str, ...]], Outcome]:
+def _trained(make: Callable[[], Trainer]) -> Callable[[Runs], Outcome]:
     """As a training job: search, fit, cross-validation with what was found."""
 
-    def run(records: Keyed, names: tuple[str, ...]) -> Outcome:
-        train, validation = parts_of(records)
-        data = TrainingData(names, "target", train, validation)
-        trainer = make().tuned(data, records)
+    def run(runs: Runs) -> Outcome:
+        train, validation = parts_of(runs.records)
+        data = TrainingData(runs.names, "target", train, validation)
+        trainer = make()
+        trainer.prepare()
+        trainer = trainer.tuned(data, runs.records)
 
         def fit(train: Samples, validation: Samples) -> Predict:
             return trainer.fit(replace(data, train=train, validation=validation), lambda _: None).predict
 
-        return Outcome(fit(train, validation), cross_validate(fit, records).rmse)
+        return Outcome(fit(train, validation), out_of_fold(fit, runs.records))
 
     return run
 
@@ -122,18 +140,21 @@ def _keras() -> Trainer:
     return TensorFlowTrainer()
 
 
-def _linear(records: Keyed, names: tuple[str, ...]) -> Outcome:
-    del names
+def _linear(runs: Runs) -> Outcome:
     fit: Fit = for_folds(fit_linear)
-    return Outcome(fit(*parts_of(records)), cross_validate(fit, records).rmse)
+    return Outcome(fit(*parts_of(runs.records)), out_of_fold(fit, runs.records))
 
 
-def _reference(make: Callable[[], Any]) -> Callable[[Keyed, tuple[str, ...]], Outcome]:
-    def run(records: Keyed, names: tuple[str, ...]) -> Outcome:
-        del names
-        return Outcome(make().fit(records.samples.x, records.samples.y).predict)
+def _stack(runs: Runs) -> Outcome:
+    from complex_system.training.stack import stacked
 
-    return run
+    members = [runs.outcome(name) for name in MEMBERS]
+    weights, crossed = stacked([each.crossed for each in members if each.crossed])
+    return Outcome(lambda x: np.column_stack([each.predict(x) for each in members]) @ weights, crossed)
+
+
+def _reference(make: Callable[[], Any]) -> Callable[[Runs], Outcome]:
+    return lambda runs: Outcome(make().fit(runs.records.samples.x, runs.records.samples.y).predict)
 
 
 def _boosting() -> Any:
@@ -167,9 +188,19 @@ METHODS: dict[str, Method] = {
     "linear": Method(_linear, ("linear",), ours=True),
     "lightgbm default": Method(_trained(_lightgbm(0)), _TREES[:1], ("lightgbm",), _BOOSTED),
     "lightgbm": Method(_trained(_lightgbm(30)), _TREES, ("lightgbm", "optuna"), _BOOSTED, ours=True),
-    "pytorch": Method(_trained(_pytorch), ("pytorch", "network"), ("torch",), _NETWORK, ours=True),
+    "pytorch-wandb": Method(_trained(_pytorch), ("pytorch", "network"), ("torch",), _NETWORK, ours=True),
     "keras": Method(_trained(_keras), ("tensorflow", "network"), ("tensorflow",), _NETWORK, ours=True),
 }
+MEMBERS = tuple(name for name, method in METHODS.items() if method.ours)
+if importlib.util.find_spec("complex_system.training.stack"):
+    _parts = [METHODS[name] for name in MEMBERS]
+    METHODS["stack"] = Method(
+        _stack,
+        ("stack", *(name for each in _parts for name in each.sources)),
+        tuple(name for each in _parts for name in each.packages),
+        tuple(name for each in _parts for name in each.parameters),
+        ours=True,
+    )
 CHAMPION = "champion"
 """Of our own methods the one with the lowest inner error on a fold; it is not trained again."""
 

@@ -29,7 +29,7 @@ class KnownRecords:
 
     A feature counts in its standard deviations by the interquartile range, and by the plain one where that is 0 (one-hot features). A
     distance is the root of the mean of the squares, in units of the distance that 95 % of the records have from their nearest. Memory
-    is that of the records and of 256 rows of distances.
+    is that of the records and of 256 rows of distances, in single precision.
 
     Attributes:
         limit: The distance that 99 % of the records have, of these units: a record beyond it is far from what is known.
@@ -45,8 +45,8 @@ class KnownRecords:
         low, centre, high = np.percentile(values, [25.0, 50.0, 75.0], axis=0)
         plain = values.std(axis=0)
         scale = np.where(high > low, (high - low) / 1.349, plain)
-        self._weights = 1.0 / np.where(scale > _SMALLEST, scale, 1.0) / np.sqrt(values.shape[1])
-        self._centre = centre
+        self._weights = (1.0 / np.where(scale > _SMALLEST, scale, 1.0) / np.sqrt(values.shape[1])).astype(np.float32)
+        self._centre = centre.astype(np.float32)
         known = self._scaled(features)
         # |v - k|^2 = |v|^2 + (|k|^2 - 2 v k): only what is in brackets differs between the known records.
         self._product = np.vstack([-2.0 * known.T, np.einsum("ij,ij->i", known, known)])
@@ -64,11 +64,11 @@ class KnownRecords:
         parts = [self._nearest(values[start : start + _AT_ONCE]) for start in range(0, len(values), _AT_ONCE)]
         return np.concatenate(parts) / self._typical
 
-    def _scaled(self, features: Matrix) -> Numbers:
-        scaled: Numbers = (features - self._centre) * self._weights
+    def _scaled(self, features: Matrix) -> Matrix:
+        scaled: Matrix = (features - self._centre) * self._weights
         return scaled
 
-    def _nearest(self, values: Numbers, own: int | None = None) -> Numbers:
+    def _nearest(self, values: Matrix, own: int | None = None) -> Numbers:
         """Return distances from the nearest record; from another one where the values are the records from a place on."""
         apart = values @ self._product[:-1]
         apart += self._product[-1]
@@ -76,7 +76,7 @@ class KnownRecords:
             rows = np.arange(len(values))
             apart[rows, own + rows] = np.inf
         squares = apart.min(axis=1) + np.einsum("ij,ij->i", values, values)
-        found: Numbers = np.sqrt(np.maximum(squares, 0.0))
+        found: Numbers = np.sqrt(np.maximum(squares, 0.0), dtype=np.float64)
         return found
 
 

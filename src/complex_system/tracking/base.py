@@ -31,6 +31,7 @@ class TrainingResult:
         cross_validation: Scores on records that were left out of the training, where the records are few.
         reference: What the training data were like (``monitoring.reference``) as JSON, for the artifact ``reference/reference.json``.
         files: Kept beside the ONNX model, by name.
+        members: Model, version and weight of the members of a stack; empty for another model.
     """
 
     trainer: str
@@ -47,6 +48,7 @@ class TrainingResult:
     reference: bytes | None = None
     cross_validation: CrossValidation | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    members: tuple[Mapping[str, str | float], ...] = ()
 
     @property
     def samples(self) -> dict[str, int]:
@@ -82,6 +84,7 @@ class TrainingResult:
             "sha256": hashlib.sha256(self.onnx_model).hexdigest(),
             FILES: digests_of(self.files),
             "declaration": self.dataset.as_content(),
+            **({"members": [dict(member) for member in self.members]} if self.members else {}),
             **({"cross_validation": to_wire(self.cross_validation)} if self.cross_validation else {}),
         }
 

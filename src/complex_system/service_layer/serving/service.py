@@ -34,8 +34,8 @@ from complex_system.protocol.serving import (
     PredictionFailed,
 )
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
-from complex_system.protocol.trial import SUGGEST_SETTINGS, Suggestions, SuggestRequest
 from complex_system.service_layer.serving.events import PredictionEvents
+from complex_system.service_layer.serving.trials import TrialHandlers
 from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
@@ -56,7 +56,7 @@ NO_MODEL = "no model yet"
 """Beginning of the detail of the state ``waiting`` until a model is loaded; the service answers, with an error."""
 
 
-class ServingService(SystemService):
+class ServingService(TrialHandlers, SystemService):
     """Serves the newest model of a source over REST and over NATS."""
 
     port_field: ClassVar[str]
@@ -73,7 +73,7 @@ class ServingService(SystemService):
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns)
         remote = RemotePipeline(self.dataset, ProcessingClient(self).process) if over_broker else None
         self.engine = PredictionEngine(self.models, remote, self._predicted, limits)
-        self._suggester = Suggester(self.engine)
+        self.suggester = Suggester(self.engine)
         self._metrics = ServingMetrics(self.models, lambda: self.broker.connected)
         self._app = make_app(
             self.engine,
@@ -83,7 +83,7 @@ class ServingService(SystemService):
             broker_connected=lambda: self.broker.connected,
             broker_needed=over_broker,
             subjects=self._documented_subjects,
-            suggester=self._suggester,
+            suggester=self.suggester,
         )
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
         self._events = PredictionEvents(
@@ -128,7 +128,7 @@ class ServingService(SystemService):
         answered += [(each, ServingService.get_prediction_columns) for each in self.columns_subjects()]
         answered += [(each, ServingService.explain_prediction) for each in self.explain_subjects()]
         if PREDICT in self.subjects():  # who answers for the champion
-            answered.append((SUGGEST_SETTINGS, ServingService.suggest_settings))
+            answered += self.trials
         for request, method in answered:
             handler = answers(request)(method)
             self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(request), handler.__get__(self)))
@@ -207,10 +207,6 @@ class ServingService(SystemService):
             explanations=result.explanations, base=result.base, background=result.background, method=result.method,
             model=result.model.name, version=result.model.version, pipeline_version=result.model.pipeline_version,
         )  # fmt: skip
-
-    async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:
-        """Answer a request for settings."""
-        return await self._suggester.suggest(asked)
 
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
         columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
