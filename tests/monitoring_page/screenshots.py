@@ -29,9 +29,10 @@ SHOTS = (
 
 async def find_settings(tab: Page) -> None:
     """Let the view "Try it" find settings for a value."""
-    await tab.get_by_label("Value", exact=True).fill("150")
+    await tab.get_by_label("Value", exact=True).fill("160")
     await tab.get_by_role("button", name="Find settings").click()
     await tab.get_by_role("button", name="Use solution 1").wait_for()
+    await tab.evaluate("window.scrollTo(0, 0)")
 
 
 async def shoot(folder: Path, wanted: list[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar
 
+from complex_system.errors import UnsupportedByModelError
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.trial import (
     GET_MODEL_INPUTS,
@@ -39,11 +41,19 @@ class TrialHandlers:
     async def try_record(self, asked: TryRequest) -> TriedRecord:
         """Answer what the champion says about a made-up record."""
         result = await self.engine.predict([asked.record], "trial")
+        base: float | None = None
+        contributions: dict[str, float] = {}
+        with contextlib.suppress(UnsupportedByModelError):  # of an earlier release
+            explained = await self.engine.explain([asked.record])
+            base, contributions = explained.base, explained.explanations[0].contributions
         return TriedRecord(
             model=result.model.name,
             version=result.model.version,
             prediction=result.predictions[0],
+            half_width=result.model.half_width_90,
             warnings=tuple(f"{each.column.name}: {each.message}" for each in result.outside),
+            contributions=contributions,
+            base=base,
         )
 
     async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:

@@ -130,6 +130,7 @@ class Suggester:
                     prediction=float(predictions[i]),
                     reached=bool(goal.reached(predictions)[i]),
                     distance=round(float(distances[i]), 3),
+                    half_width=predictor.info.half_width_90,
                 )
                 for i in order
             ],
