@@ -109,16 +109,21 @@ def _predict(app: Dash, asking: Asking) -> None:
         Input("try-inputs", "data"),
     )  # fmt: skip
 
-    @app.callback(Output("try-answer", "children"), Input("try-values", "data"), State("try-inputs", "data"))
-    def predict(values: Any, known: Any) -> Any:
+    @app.callback(
+        Output("try-answer", "children"),
+        Output("try-reasons", "children"),
+        Input("try-values", "data"),
+        State("try-inputs", "data"),
+    )
+    def predict(values: Any, known: Any) -> list[Any]:
         inputs = _inputs(known)
         if inputs is None or not isinstance(values, dict) or len(values["values"]) != len(inputs.columns):
             raise PreventUpdate
         try:
             tried = asking.attempt(TryRequest(record=trial.record_of(inputs, values["values"])))
         except ComplexSystemError as error:
-            return badge("warn", said(error))
-        return trial.answer(inputs, tried)
+            return [badge("warn", said(error)), []]
+        return [trial.answer(inputs, tried), trial.reasons(inputs, tried)]
 
 
 def _take(app: Dash) -> None:
