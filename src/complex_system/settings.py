@@ -192,6 +192,7 @@ class Settings(BaseSettings):
     champion_level: float = Field(
         0.025, gt=0, le=0.5, description="Probability with which a round may change the champion although no model is better"
     )
+    stack: bool = Field(True, description="Whether a round also weighs its models and registers them as one, the stack")
     promotion: Literal["automatic", "approved"] = Field(
         "automatic",
         description="The winner of a round becomes champion (automatic), or candidate until a person approves it (approved)",

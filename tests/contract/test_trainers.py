@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from complex_system.training.cross_validation import FewRecords, Keyed, Predict,
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.lightgbm_search import Found
 from complex_system.training.network import Epoch, train_epochs
-from complex_system.training.onnx import _run, check_onnx, export_onnx
+from complex_system.training.onnx import check_onnx, export_onnx, run_onnx
 from samples import lab_samples
 from trainings import network_from_state
 
@@ -323,7 +324,7 @@ class TestLightGBM(TrainerContract):
         trainer.found = Found({"boosting": boosting, "extra_trees": True, "feature_fraction_bynode": 0.5, "num_leaves": 40})
         model = trainer.fit(replace(data, loss=loss), _ignore)
         onnx = export_onnx(model, holdout.x, holdout.y)
-        np.testing.assert_allclose(_run(onnx, [holdout.x])[0][:, 0], model.predict(holdout.x), rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(run_onnx(onnx, [holdout.x])[0][:, 0], model.predict(holdout.x), rtol=1e-5, atol=1e-3)
         assert ("average_output" in model.native.model_to_string()) is (boosting == "rf")
         assert model.parameters["extra_trees"] is True
 
@@ -375,7 +376,7 @@ class TestLightGBM(TrainerContract):
         assert any(float(above) > exact for above, exact in zip(near, thresholds, strict=True))
         rows = np.stack([near, near[::-1], np.roll(near, 1)], axis=1)
         onnx = export_onnx(model, rows)
-        np.testing.assert_allclose(_run(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(run_onnx(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
 
 
 def test_networks_stop_by_what_they_make_small() -> None:
@@ -409,6 +410,64 @@ class TestPyTorch(TrainerContract):
         broken: Matrix = np.full_like(data.train.y, np.nan)
         with pytest.raises(TrainingFailedError, match="never finite"):
             kind(QUICK).fit(replace(data, train=Samples(data.train.x, broken)), _ignore)
+
+
+class TestPiecewise(TrainerContract):
+    __test__ = True
+
+    @staticmethod
+    def trainer_class() -> type[Trainer]:
+        from complex_system.training.pytorch import PiecewiseTrainer
+
+        return PiecewiseTrainer
+
+    def test_an_encoding_says_how_full_each_bin_is(self) -> None:
+        from complex_system.training.pytorch import encoding_of
+
+        draw = np.random.default_rng(1)
+        binary = (draw.random(41) < 0.5).astype(np.float32)
+        x = np.stack([np.linspace(-1, 1, 41), binary, np.zeros(41)], axis=1).astype(np.float32)
+        encoding = encoding_of(x)
+        assert encoding.feature.tolist() == [0, 0]  # 41 samples make two bins; of two values, and of one, there are none
+        rows = torch_tensor([[-3, 5, 6], [-1, 0, 0], [-0.5, 0, 0], [0, 0, 0], [0.25, 0, 0], [9, 0, 0]])
+        encoded = encoding(rows).numpy()
+        np.testing.assert_array_equal(encoded[:, :3], rows.numpy())
+        np.testing.assert_allclose(encoded[:, 3:], [[0, 0], [0, 0], [0.5, 0], [1, 0], [1, 0.25], [1, 1]], atol=1e-6)
+
+    def test_the_members_differ_and_their_mean_is_predicted(self, trained: TrainedModel) -> None:
+        _, holdout = lab_samples(1, 10_000)
+        network = copy.deepcopy(trained.native)
+        assert trained.parameters["members"] == 4
+        mean = trained.predict(holdout.x)
+        members = network.train()(torch_tensor(holdout.x)).detach().numpy()
+        assert members.shape == (len(holdout), 4)
+        np.testing.assert_allclose(members.mean(axis=1), mean, rtol=1e-5)
+        errors = [score(holdout.y, each).rmse for each in members.T]
+        assert len({round(error, 3) for error in errors}) == 4
+        assert score(holdout.y, mean).rmse < np.mean(errors)
+
+    def test_features_of_two_values_have_no_bins(self, kind: type[Trainer]) -> None:
+        x = (np.random.default_rng(2).random((60, 3)) < 0.3).astype(np.float32)
+        data = TrainingData(("a", "b", "c"), "y", Samples(x[:40], x[:40, 0]), Samples(x[40:], x[40:, 0]))
+        model = kind(QUICK).fit(data, _ignore)
+        assert model.parameters["bins"] == 0
+        export_onnx(model, x)
+        about = (model.feature_names, model.parameters, model.history, model.best_step)
+        np.testing.assert_array_equal(kind().restored(model.saved(), *about).predict(x), model.predict(x))
+
+    def test_a_kink_is_learnt_that_the_blueprints_network_smooths(self, kind: type[Trainer]) -> None:
+        draw = np.random.default_rng(4)
+        x = draw.uniform(0, 1, (900, 3)).astype(np.float32)
+        y = (10 * np.abs(np.mod(4 * x[:, 0], 2) - 1) + x[:, 1]).astype(np.float32)
+        data = TrainingData(("a", "b", "c"), "y", Samples(x[:600], y[:600]), Samples(x[600:750], y[600:750]))
+        model = kind(TrainingParameters(epochs=40)).fit(data, _ignore)
+        assert score(y[750:], model.predict(x[750:])).r2 > 0.99
+
+
+def torch_tensor(rows: Any) -> Any:
+    import torch
+
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 class TestTensorFlow(TrainerContract):

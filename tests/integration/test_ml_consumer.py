@@ -19,7 +19,7 @@ from complex_system.domain.laboratory import Laboratory, truth_of
 from complex_system.domain.pages import Page, processed_schema
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.baselines import cross_validated_baseline
-from complex_system.evaluation.comparison import kept_cross_validation
+from complex_system.evaluation.candidates import kept_cross_validation
 from complex_system.evaluation.mlflow_log import ComparisonLog, LastRounds
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient

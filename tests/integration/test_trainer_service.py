@@ -23,7 +23,7 @@ from nats.errors import OutboundBufferLimitError
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRequestError
-from complex_system.evaluation.comparison import kept_cross_validation
+from complex_system.evaluation.candidates import kept_cross_validation
 from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightgbm as lgb
@@ -147,6 +148,15 @@ class LightGBMTrainer(Trainer):
 
         limits = parameters.lightgbm_trials, parameters.lightgbm_seconds, parameters.seed
         return LightGBMTrainer(parameters, search(curves, len(parts), samples, *limits, look))
+
+    @property
+    @override
+    def searched(self) -> dict[str, Any]:
+        return asdict(self.found) if self.found else {}
+
+    @override
+    def with_searched(self, found: Mapping[str, Any]) -> LightGBMTrainer:
+        return LightGBMTrainer(self.parameters, Found(**found) if found else None)
 
     @override
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> LightGBMModel:

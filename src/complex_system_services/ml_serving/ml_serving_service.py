@@ -20,7 +20,6 @@ from complex_system.protocol.serving import (
     ExplainRequest,
 )
 from complex_system.protocol.training import TRAINING_FINISHED, TrainingFinished
-from complex_system.protocol.trial import SUGGEST_SETTINGS
 from complex_system.service_layer.serving.service import ServingService
 from complex_system.serving.models.source import ModelSource
 from complex_system.serving.models.wandb import wandb_source
@@ -79,7 +78,7 @@ class MlServingService(ServingService):
         """Stop answering ``get-prediction`` as soon as the champion's service is there."""
         if beat.service == CHAMPION_SERVICE and self._answers_prediction:
             self._leave_to(CHAMPION_SERVICE)
-            for given_up in (PREDICT, PREDICT_COLUMNS, EXPLAIN, SUGGEST_SETTINGS):
+            for given_up in (PREDICT, PREDICT_COLUMNS, EXPLAIN, *(request for request, _ in self.trials)):
                 await self.stop_answering(given_up)
             if self._state != "starting":
                 await self.set_state(*self.initial_state())

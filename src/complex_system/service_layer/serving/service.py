@@ -6,11 +6,10 @@ import asyncio
 import gc
 import logging
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import pyarrow as pa
+from msgspec import to_builtins
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
@@ -32,18 +31,16 @@ from complex_system.protocol.serving import (
     ExplainedPredictions,
     ExplainRequest,
     Origin,
-    PredictedRecord,
     PredictionFailed,
-    PredictionMade,
-    ShadowPredictions,
 )
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
-from complex_system.protocol.trial import SUGGEST_SETTINGS, Suggestions, SuggestRequest
+from complex_system.service_layer.serving.events import PredictionEvents
+from complex_system.service_layer.serving.trials import TrialHandlers
 from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
-from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, wanted_of, wanted_of_notes
+from complex_system.serving.requests.wanted import INTERVAL, WARNINGS, wanted_of, wanted_of_notes
 from complex_system.serving.rest.app import make_app
 from complex_system.serving.rest.endpoint import outside_header
 from complex_system.serving.shadow import Shadow
@@ -51,10 +48,6 @@ from complex_system.serving.suggest.suggester import Suggester
 
 log = logging.getLogger(__name__)
 
-WAITING_EVENTS = 200
-"""Prediction events that wait to be sent; further ones are dropped, because a response never waits for an event."""
-STOP_SECONDS = 1.0
-"""How long sending the last events may take when the service stops."""
 ANNOUNCED_RECORDS = 1000
 """Predictions of one request that are announced at most."""
 FAILURES_PAUSE = 1.0
@@ -63,7 +56,7 @@ NO_MODEL = "no model yet"
 """Beginning of the detail of the state ``waiting`` until a model is loaded; the service answers, with an error."""
 
 
-class ServingService(SystemService):
+class ServingService(TrialHandlers, SystemService):
     """Serves the newest model of a source over REST and over NATS."""
 
     port_field: ClassVar[str]
@@ -80,7 +73,7 @@ class ServingService(SystemService):
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns)
         remote = RemotePipeline(self.dataset, ProcessingClient(self).process) if over_broker else None
         self.engine = PredictionEngine(self.models, remote, self._predicted, limits)
-        self._suggester = Suggester(self.engine)
+        self.suggester = Suggester(self.engine)
         self._metrics = ServingMetrics(self.models, lambda: self.broker.connected)
         self._app = make_app(
             self.engine,
@@ -90,7 +83,7 @@ class ServingService(SystemService):
             broker_connected=lambda: self.broker.connected,
             broker_needed=over_broker,
             subjects=self._documented_subjects,
-            suggester=self._suggester,
+            suggester=self.suggester,
         )
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
         self._events = PredictionEvents(
@@ -135,7 +128,7 @@ class ServingService(SystemService):
         answered += [(each, ServingService.get_prediction_columns) for each in self.columns_subjects()]
         answered += [(each, ServingService.explain_prediction) for each in self.explain_subjects()]
         if PREDICT in self.subjects():  # who answers for the champion
-            answered.append((SUGGEST_SETTINGS, ServingService.suggest_settings))
+            answered += self.trials
         for request, method in answered:
             handler = answers(request)(method)
             self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(request), handler.__get__(self)))
@@ -195,6 +188,8 @@ class ServingService(SystemService):
         answer: dict[str, Any] = {"predictions": [[each] for each in result.predictions]}
         if result.half_width is not None:
             answer["intervals"] = result.intervals
+        if result.distances is not None:
+            answer["record_warnings"] = to_builtins(result.warnings)
         return answer
 
     async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
@@ -213,16 +208,11 @@ class ServingService(SystemService):
             model=result.model.name, version=result.model.version, pipeline_version=result.model.pipeline_version,
         )  # fmt: skip
 
-    async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:
-        """Answer a request for settings."""
-        return await self._suggester.suggest(asked)
-
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
         columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
-        if result.half_width is not None:
-            for name, ends in zip((LOWER, UPPER), zip(*result.intervals, strict=True), strict=True):
-                columns[name] = pa.array(ends, pa.float32())
+        for name, values in result.columns().items():
+            columns[name] = pa.array(values, pa.list_(pa.string()) if name == WARNINGS else pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}
         if result.outside:
@@ -272,71 +262,3 @@ class ServingService(SystemService):
 def _origin() -> Origin:
     """Return who asks in the request that is being answered."""
     return next((origin for origin, name in ORIGIN_NAMES.items() if name == NAME.get()), "live")
-
-
-class PredictionEvents:
-    """The queue of predictions to announce, one event a request."""
-
-    def __init__(self, service: str, announce: Callable[[PredictionMade], Awaitable[None]], metrics: ServingMetrics) -> None:
-        """Make an empty queue; :meth:`run` sends.
-
-        Args:
-            service: Name of the service that predicts.
-            announce: Sends one event.
-            metrics: Counts what is dropped.
-        """
-        self._service = service
-        self._announce = announce
-        self._metrics = metrics
-        self._waiting: deque[tuple[PredictionResult, list[ShadowPredictions]]] = deque()
-        self._wake = asyncio.Event()
-        self._stopping = False
-        self._dropped = 0
-
-    def put(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> None:
-        """Add a prediction, with the challengers' predictions of its records."""
-        if len(self._waiting) < WAITING_EVENTS:
-            self._waiting.append((result, shadows))
-            self._wake.set()
-            return
-        self._metrics.events_dropped.inc()
-        self._dropped += 1
-        if self._dropped % 1000 == 1:
-            log.warning("%d prediction events were dropped: the broker is slow or away", self._dropped)
-
-    async def run(self) -> None:
-        """Send until :meth:`stop` is called and the queue is empty."""
-        while self._waiting or not self._stopping:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                result, shadows = self._waiting.popleft()
-                try:
-                    await self._announce(self._event(result, shadows))
-                except Exception as error:  # noqa: BLE001 - an event that cannot be sent must not stop the sender
-                    log.warning("A prediction event could not be sent: %s", error)
-
-    async def stop(self, running: asyncio.Task[None]) -> None:
-        """Let the task of :meth:`run` send what waits, if the broker takes it in time, and end it."""
-        self._stopping = True
-        self._wake.set()
-        await asyncio.wait({running}, timeout=STOP_SECONDS)
-        if not running.done():
-            log.warning("%d prediction events were not sent: the broker is slow or away", len(self._waiting))
-            running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> PredictionMade:
-        pairs = zip(result.batch.head(result.batch.size), result.predictions, strict=True)
-        return PredictionMade(
-            service=self._service,
-            model=result.model.name,
-            version=result.model.version,
-            pipeline_version=result.model.pipeline_version,
-            milliseconds=result.milliseconds,
-            predictions=tuple(
-                PredictedRecord(id=record.get(ID), record=record, prediction=prediction) for record, prediction in pairs
-            ),
-            shadows=tuple(shadows),
-            origin=result.origin,
-        )

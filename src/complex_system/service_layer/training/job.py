@@ -41,6 +41,7 @@ from complex_system.training.onnx import export_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
+from complex_system.training.training_set import MAX_LISTED, describe_training
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -111,9 +112,8 @@ class TrainingJob:
         await self._announce("fetching")
         data = await self._timed("fetching", self._fetch())
         trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
-        if (
-            self._few is not None or self._service.has_trained
-        ):  # with many records the first model comes soon, and is tuned later
+        # With many records the first model comes soon, and the next one is searched for.
+        if trainer.searches and (self._few is not None or self._service.has_trained):
             await self._service.set_state("working", f"searching for parameters with {len(data.train)} samples")
             await self._announce(SEARCHING)
             trainer = await self._with_progress(SEARCHING, self._timed(SEARCHING, self._tuned(trainer, data)))
@@ -132,6 +132,8 @@ class TrainingJob:
         files |= await self._service.worker.run(intervals)
         if crossed is not None:
             files[OUT_OF_FOLD_FILE] = crossed.encoded()
+        asked = self._request
+        described = partial(describe_training, trainer, self._dataset, data, model, asked.since, asked.after)
         result = TrainingResult(
             trainer=self._service.trainer_name,
             framework=trainer.framework,
@@ -147,6 +149,7 @@ class TrainingJob:
             reference=reference,
             cross_validation=None if crossed is None else crossed.summary(),
             files=await self._service.worker.run(partial(with_raw_onnx, self._dataset, onnx, files)),
+            training=await self._service.worker.run(described),
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
@@ -171,7 +174,9 @@ class TrainingJob:
 
     async def _fetched(self) -> TrainingData:
         since = self._request.since
-        collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
+        collector = SampleCollector(
+            self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True, listed=MAX_LISTED
+        )
         times, targets = RecordTimes(self._dataset), TargetCheck(self._dataset)
         few, self._labelled = FewRecords(self._dataset, self._service.few), 0
         pages = DatabaseClient(self._service).processed_pages(
