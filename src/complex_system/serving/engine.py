@@ -245,7 +245,8 @@ class PredictionEngine:
         else:
             features = await off_loop(batch.size, batch.features, predictor.pipeline)
         outside = await off_loop(batch.size, batch.outside, predictor.pipeline)
-        self.outside.add(outside)
+        if origin != "trial":
+            self.outside.add(outside)
         distances = None
         if batch.wanted.warnings:
             distances = await off_loop(batch.size, predictor.distances, features)
