@@ -1,1 +1,4 @@
-"""Benchmarks: one program a table; ``run.py`` runs all and writes ``docs/benchmarks.md``. ``validity/`` judges the judgements."""
+"""Benchmarks: one program a table; ``run.py`` runs all and writes ``docs/benchmarks.md``.
+
+``validity/`` judges the judgements, ``quality/`` the models.
+"""

@@ -35,6 +35,7 @@ PROGRAMS = {
     "serving": "Serving",
     "bulk": "Serving",
     **{f"validity.{section}": "Validity" for section in SECTIONS},
+    "quality": "Quality of the models",
 }
 """The programs with the part of the page that they belong to, in its order."""
 DOCS = Path(__file__).parents[1] / "docs"
@@ -61,12 +62,17 @@ def main(programs: list[str], *, quick: bool, keep: bool = False) -> None:
             tables.append(table)
             missed += table.missed
             if keep:  # each as it comes: what follows may fail
-                RESULTS.mkdir(exist_ok=True)
-                result = {"tables": [asdict(each) for each in tables], "quick": quick, **_circumstances()}
-                (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                keep_tables(name, tables, quick=quick)
         print(f"{name}: {time.monotonic() - began:.0f} s\n", flush=True)
     if missed:
         raise SystemExit("\n".join(["missed:", *missed]))
+
+
+def keep_tables(name: str, tables: list[Table], *, quick: bool) -> None:
+    """Keeps a program's tables for the page."""
+    RESULTS.mkdir(exist_ok=True)
+    result = {"tables": [asdict(each) for each in tables], "quick": quick, **_circumstances()}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def run_all(programs: list[str], *, quick: bool) -> None:
@@ -125,9 +131,9 @@ def _measured(name: str, result: dict[str, Any]) -> str:
     packages = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
     load = ", ".join(str(value) for value in result["load"])
     short = "; a short run" if result["quick"] else ""
-    program = name.replace(".", "/")
+    program = name.replace(".", "/") + ("" if name == "quality" else ".py")
     return (
-        f"*`benchmarks/{program}.py`, {result['date']}, {result['machine']}; load of the machine at the end {load}{short}.* "
+        f"*`benchmarks/{program}`, {result['date']}, {result['machine']}; load of the machine at the end {load}{short}.* "
         f"<details><summary>Versions</summary>{packages}</details>\n"
     )
 

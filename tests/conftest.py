@@ -36,10 +36,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps FastIoT from loading a deployment's environment, and W&B and MLflow from writing here."""
+    """Keeps FastIoT from loading a deployment's environment, and W&B and MLflow from writing here; a few trials of a search do."""
     folder = tmp_path_factory.mktemp("environment")
     own = {"FASTIOT_CONFIG_DIR": str(folder), "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true",
-           "COMPLEX_SYSTEM_OUTBOX_DIR": str(folder / "outbox")}  # fmt: skip
+           "COMPLEX_SYSTEM_OUTBOX_DIR": str(folder / "outbox"), "COMPLEX_SYSTEM_LIGHTGBM_TRIALS": "4"}  # fmt: skip
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     yield

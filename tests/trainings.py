@@ -21,6 +21,8 @@ from samples import lab_samples
 
 QUICK = TrainingParameters(seed=3, epochs=6, boosting_rounds=20)
 FRAMEWORKS = ("lightgbm", "pytorch", "tensorflow")
+PIECEWISE = "piecewise"
+"""The other network of PyTorch, where a framework is asked for."""
 
 
 def trainer(framework: str, parameters: TrainingParameters = QUICK) -> Trainer:
@@ -30,6 +32,8 @@ def trainer(framework: str, parameters: TrainingParameters = QUICK) -> Trainer:
         from complex_system.training.lightgbm import LightGBMTrainer as kind
     elif framework == "pytorch":
         from complex_system.training.pytorch import PyTorchTrainer as kind
+    elif framework == PIECEWISE:
+        from complex_system.training.pytorch import PiecewiseTrainer as kind
     else:
         from complex_system.training.tensorflow import TensorFlowTrainer as kind
     made: Trainer = kind(parameters)
@@ -74,7 +78,7 @@ def quick_result(framework: str, trainer_name: str | None = None) -> TrainingRes
     now = datetime.now(UTC)
     return TrainingResult(
         trainer=trainer_name or framework,
-        framework=framework,
+        framework="pytorch" if framework == PIECEWISE else framework,
         round=uuid.uuid4().hex,
         dataset=Dataset.load(),
         data=data,

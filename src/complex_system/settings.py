@@ -165,6 +165,10 @@ class Settings(BaseSettings):
     learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
     network_batch: int = Field(64, ge=1, description="Batch size of the neural networks")
     boosting_rounds: int = Field(2000, ge=1, description="Maximum number of boosting rounds of LightGBM")
+    lightgbm_trials: int = Field(
+        30, ge=0, description="Settings of LightGBM that a training tries, the default ones included; 0 for no search"
+    )
+    lightgbm_seconds: float = Field(20.0, gt=0, description="Seconds after which the search for LightGBM's settings ends")
     cross_validate_below: int = Field(
         2000,
         ge=0,
@@ -188,6 +192,7 @@ class Settings(BaseSettings):
     champion_level: float = Field(
         0.025, gt=0, le=0.5, description="Probability with which a round may change the champion although no model is better"
     )
+    stack: bool = Field(True, description="Whether a round also weighs its models and registers them as one, the stack")
     promotion: Literal["automatic", "approved"] = Field(
         "automatic",
         description="The winner of a round becomes champion (automatic), or candidate until a person approves it (approved)",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.base import Progress, TrainedModel, Trainer, TrainingParameters, score
-from complex_system.training.cross_validation import FewRecords, Predict, cross_validate
+from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
+from complex_system.training.lightgbm_search import Found
 from complex_system.training.network import Epoch, train_epochs
-from complex_system.training.onnx import _run, check_onnx, export_onnx
+from complex_system.training.onnx import check_onnx, export_onnx, run_onnx
 from samples import lab_samples
 from trainings import network_from_state
 
@@ -75,8 +78,11 @@ class TrainerContract(ABC):
         best = min(trained.history, key=lambda progress: progress.validation_rmse)
         assert trained.best_step == best.step
         assert [progress.step for progress in trained.history] == list(range(1, len(trained.history) + 1))
-        measured = score(data.validation.y, trained.predict(data.validation.x)).rmse
+        # Of the fit that stopped early: where the model was then trained on the validation part, too, the error there is smaller.
+        measured = score(data.validation.y, trained.predicted_validation(data)).rmse
         assert measured == pytest.approx(best.validation_rmse, rel=1e-4)
+        again = score(data.validation.y, trained.predict(data.validation.x)).rmse
+        assert again == measured if trained.validation_predictions is None else again < measured
 
     def test_the_51_films_are_cross_validated_without_a_warning(self, kind: type[Trainer]) -> None:
         dataset = Dataset.shipped("films", target="Ausformung")
@@ -274,7 +280,8 @@ class TestLightGBM(TrainerContract):
         assert trained.parameters["learning_rate"] == 0.05
 
     @pytest.mark.parametrize("loss", ["squared", "absolute", "huber"])
-    def test_it_stops_by_what_it_makes_small(self, kind: type[Trainer], loss: Loss) -> None:
+    def test_it_stops_by_what_it_makes_small(self, kind: type[Trainer], loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("complex_system.training.lightgbm.REFIT_BELOW", 0)
         draw = np.random.default_rng(7)
         x = draw.uniform(0, 1, (400, 2)).astype(np.float32)
         y = (50 * x[:, 0] + draw.standard_t(2, 400) * 5).astype(np.float32)
@@ -293,6 +300,65 @@ class TestLightGBM(TrainerContract):
         until = [progress.validation_rmse for progress in model.history][: model.best_step]
         assert until == pytest.approx(np.sqrt(losses["squared"]).tolist()[: model.best_step])
 
+    def test_the_model_is_trained_again_on_both_parts(
+        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
+    ) -> None:
+        import lightgbm as lgb
+
+        data, holdout = small
+        model = kind(replace(QUICK, boosting_rounds=900)).fit(data, _ignore)
+        both = [np.concatenate([getattr(part, axis) for part in (data.train, data.validation)]) for axis in "xy"]
+        settings = {name: value for name, value in model.parameters.items() if "rounds" not in name}
+        rounds = round(model.best_step * len(both[1]) / len(data.train))
+        again = lgb.train(settings, lgb.Dataset(*both), rounds)
+        np.testing.assert_array_equal(model.predict(holdout.x), again.predict(holdout.x).astype(np.float32))
+        assert model.native.num_trees() == model.parameters["refit_rounds"] == rounds
+
+    @pytest.mark.parametrize("loss", ["squared", "absolute", "huber"])
+    @pytest.mark.parametrize("boosting", ["rf", "gbdt"])
+    def test_a_forest_and_random_thresholds_are_exported(
+        self, kind: type[Trainer], small: tuple[TrainingData, Samples], boosting: str, loss: Loss
+    ) -> None:
+        data, holdout = small
+        trainer: Any = kind(QUICK)
+        trainer.found = Found({"boosting": boosting, "extra_trees": True, "feature_fraction_bynode": 0.5, "num_leaves": 40})
+        model = trainer.fit(replace(data, loss=loss), _ignore)
+        onnx = export_onnx(model, holdout.x, holdout.y)
+        np.testing.assert_allclose(run_onnx(onnx, [holdout.x])[0][:, 0], model.predict(holdout.x), rtol=1e-5, atol=1e-3)
+        assert ("average_output" in model.native.model_to_string()) is (boosting == "rf")
+        assert model.parameters["extra_trees"] is True
+
+    @pytest.mark.parametrize("few", [True, False])
+    def test_a_search_finds_what_suits_the_data_and_finds_it_again(self, kind: type[Trainer], few: bool) -> None:
+        draw = np.random.default_rng(9)
+        x = draw.normal(0, 1, (300, 4)).astype(np.float32)
+        y = (x @ [4, 3, 2, 1] + draw.normal(0, 0.1, 300)).astype(np.float32)  # leaves of 10 and depth 4 are few for a plane
+        records = Keyed(tuple(map(str, range(300))), Samples(x, y))
+        data = TrainingData(("a", "b", "c", "d"), "y", Samples(x[:200], y[:200]), Samples(x[200:250], y[200:250]))
+        trainer = kind(replace(QUICK, boosting_rounds=200, lightgbm_trials=12, lightgbm_seconds=60))
+        models = [trainer.tuned(data, records if few else None).fit(data, _ignore) for _ in range(2)]
+        assert models[0].saved() == models[1].saved()
+        assert models[0].parameters["search_trials"] == 12
+        assert models[0].native.num_trees() == models[0].parameters["refit_rounds"]
+        assert models[0].parameters["search_complete"] is True
+        assert float(models[0].parameters["search_loss_ratio"]) < 1
+        errors = [score(y[250:], model.predict(x[250:])).rmse for model in (models[0], trainer.fit(data, _ignore))]
+        assert errors[0] < errors[1]
+
+    def test_a_search_ends_with_its_service_and_is_not_made_where_it_would_try_nothing(
+        self, kind: type[Trainer], small: tuple[TrainingData, Samples], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop() -> None:
+            raise Stop
+
+        with pytest.raises(Stop):
+            kind(QUICK).tuned(small[0], None, stop)
+        assert not kind(replace(QUICK, lightgbm_trials=0)).searches
+        for limit, size in (("SEARCH_BELOW", 100), ("SEARCH_FROM", 10_000)):
+            monkeypatch.setattr(f"complex_system.training.lightgbm.{limit}", size)
+            assert kind(QUICK).tuned(small[0], None, stop).fit(small[0], _ignore).parameters["num_leaves"] == 10
+            monkeypatch.undo()
+
     def test_a_feature_just_above_a_threshold_goes_the_same_way_in_the_onnx_model(self) -> None:
         # Found with a table of 536 fuels, whose training ended with "The ONNX model differs from the native model by 0.012".
         from complex_system.training.lightgbm import LightGBMTrainer
@@ -310,7 +376,7 @@ class TestLightGBM(TrainerContract):
         assert any(float(above) > exact for above, exact in zip(near, thresholds, strict=True))
         rows = np.stack([near, near[::-1], np.roll(near, 1)], axis=1)
         onnx = export_onnx(model, rows)
-        np.testing.assert_allclose(_run(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(run_onnx(onnx, [rows])[0][:, 0], model.predict(rows), rtol=1e-5, atol=1e-4)
 
 
 def test_networks_stop_by_what_they_make_small() -> None:
@@ -344,6 +410,64 @@ class TestPyTorch(TrainerContract):
         broken: Matrix = np.full_like(data.train.y, np.nan)
         with pytest.raises(TrainingFailedError, match="never finite"):
             kind(QUICK).fit(replace(data, train=Samples(data.train.x, broken)), _ignore)
+
+
+class TestPiecewise(TrainerContract):
+    __test__ = True
+
+    @staticmethod
+    def trainer_class() -> type[Trainer]:
+        from complex_system.training.pytorch import PiecewiseTrainer
+
+        return PiecewiseTrainer
+
+    def test_an_encoding_says_how_full_each_bin_is(self) -> None:
+        from complex_system.training.pytorch import encoding_of
+
+        draw = np.random.default_rng(1)
+        binary = (draw.random(41) < 0.5).astype(np.float32)
+        x = np.stack([np.linspace(-1, 1, 41), binary, np.zeros(41)], axis=1).astype(np.float32)
+        encoding = encoding_of(x)
+        assert encoding.feature.tolist() == [0, 0]  # 41 samples make two bins; of two values, and of one, there are none
+        rows = torch_tensor([[-3, 5, 6], [-1, 0, 0], [-0.5, 0, 0], [0, 0, 0], [0.25, 0, 0], [9, 0, 0]])
+        encoded = encoding(rows).numpy()
+        np.testing.assert_array_equal(encoded[:, :3], rows.numpy())
+        np.testing.assert_allclose(encoded[:, 3:], [[0, 0], [0, 0], [0.5, 0], [1, 0], [1, 0.25], [1, 1]], atol=1e-6)
+
+    def test_the_members_differ_and_their_mean_is_predicted(self, trained: TrainedModel) -> None:
+        _, holdout = lab_samples(1, 10_000)
+        network = copy.deepcopy(trained.native)
+        assert trained.parameters["members"] == 4
+        mean = trained.predict(holdout.x)
+        members = network.train()(torch_tensor(holdout.x)).detach().numpy()
+        assert members.shape == (len(holdout), 4)
+        np.testing.assert_allclose(members.mean(axis=1), mean, rtol=1e-5)
+        errors = [score(holdout.y, each).rmse for each in members.T]
+        assert len({round(error, 3) for error in errors}) == 4
+        assert score(holdout.y, mean).rmse < np.mean(errors)
+
+    def test_features_of_two_values_have_no_bins(self, kind: type[Trainer]) -> None:
+        x = (np.random.default_rng(2).random((60, 3)) < 0.3).astype(np.float32)
+        data = TrainingData(("a", "b", "c"), "y", Samples(x[:40], x[:40, 0]), Samples(x[40:], x[40:, 0]))
+        model = kind(QUICK).fit(data, _ignore)
+        assert model.parameters["bins"] == 0
+        export_onnx(model, x)
+        about = (model.feature_names, model.parameters, model.history, model.best_step)
+        np.testing.assert_array_equal(kind().restored(model.saved(), *about).predict(x), model.predict(x))
+
+    def test_a_kink_is_learnt_that_the_blueprints_network_smooths(self, kind: type[Trainer]) -> None:
+        draw = np.random.default_rng(4)
+        x = draw.uniform(0, 1, (900, 3)).astype(np.float32)
+        y = (10 * np.abs(np.mod(4 * x[:, 0], 2) - 1) + x[:, 1]).astype(np.float32)
+        data = TrainingData(("a", "b", "c"), "y", Samples(x[:600], y[:600]), Samples(x[600:750], y[600:750]))
+        model = kind(TrainingParameters(epochs=40)).fit(data, _ignore)
+        assert score(y[750:], model.predict(x[750:])).r2 > 0.99
+
+
+def torch_tensor(rows: Any) -> Any:
+    import torch
+
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 class TestTensorFlow(TrainerContract):

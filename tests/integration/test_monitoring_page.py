@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -21,7 +19,7 @@ from complex_system.http.login import login_link
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.history import History
 from complex_system.monitoring.monitor import Monitor
-from complex_system.monitoring.page.app import VIEWS, page_of
+from complex_system.monitoring.page.app import VIEWS
 from complex_system.monitoring.points import Figures
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import Action
@@ -29,13 +27,11 @@ from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, Predic
 from complex_system.protocol.training import CHAMPION_CHANGED, COMPARISON_FINISHED
 from complex_system.settings import Settings
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
-from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
+from monitoring_page.browser import PATIENCE, PHONE, WIDE, browser, page_over, tab_at
 from monitoring_page.history import make_monitor
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 from support import TesterService, eventually, running
 
-PATIENCE = 30_000
-"""Milliseconds that a browser may take on a busy machine."""
 NOTHING_AWAITED = "() => !document.querySelector('main').innerText.includes('aiting for')"
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -44,29 +40,6 @@ EVIL = "<img src=x onerror=alert(1)>"
 async def chromium() -> AsyncIterator[Browser]:
     async with browser() as started:
         yield started
-
-
-@asynccontextmanager
-async def page_over(monitor: Monitor, refresh: float = 1.0) -> AsyncIterator[str]:
-    page = await asyncio.to_thread(page_of, monitor, asyncio.get_running_loop(), refresh=refresh)
-    async with served(page) as url:
-        yield url
-
-
-@asynccontextmanager
-async def tab_at(chromium: Browser, url: str, **options: Any) -> AsyncIterator[tuple[Page, Watch]]:
-    """A tab of a reader in Berlin; it must have had nothing to complain about and asked nobody else."""
-    context = await chromium.new_context(**{"viewport": WIDE, "timezone_id": "Europe/Berlin", **options})
-    context.set_default_timeout(PATIENCE)
-    tab = await context.new_page()
-    watch = Watch(tab, url)
-    await tab.goto(url)
-    try:
-        yield tab, watch
-    finally:
-        await context.close()
-    assert watch.problems == []
-    assert watch.elsewhere == []
 
 
 async def filled(tab: Page, view: str) -> None:

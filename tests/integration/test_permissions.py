@@ -83,12 +83,14 @@ def service_class(service: str) -> type[SystemService]:
     return next(each for each in classes if each.service_name() == service)
 
 
+TRIALS = ("get-model-inputs", "try-record", "suggest-settings")
 BY_HAND = {
     "data_processing": {"service-heartbeat"},
     "ml_serving": {
-        "get-prediction", "get-prediction-wandb", "get-prediction-columns", "get-prediction-wandb-columns", "suggest-settings",
+        "get-prediction", "get-prediction-wandb", "get-prediction-columns", "get-prediction-wandb-columns", "explain-prediction",
+        "explain-prediction-wandb", *TRIALS,
     },
-    "ml_serving_mlflow": {"get-prediction", "get-prediction-columns", "suggest-settings"},
+    "ml_serving_mlflow": {"get-prediction", "get-prediction-columns", "explain-prediction", *TRIALS},
 }  # fmt: skip
 """Subjects that a service subscribes to when it starts, without a decorator."""
 

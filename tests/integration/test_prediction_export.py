@@ -58,9 +58,9 @@ async def test_predictions_outlive_a_restart_and_are_exported_by_the_command(
 ) -> None:
     keys = await save_truths(tester, dataset, 20)
     event = PredictionMade(
-        service="ml_serving_mlflow", model="lab-lightgbm", version="3", pipeline_version=dataset.version,
+        service="ml_serving_mlflow", model="lab-lightgbm", version="3", pipeline_version=dataset.version, half_width=1.5,
         predictions=(
-            *(PredictedRecord(id=key, record={}, prediction=float(i), lower=i - 1.5, upper=i + 1.5) for i, key in enumerate(keys)),
+            *(PredictedRecord(id=key, record={}, prediction=float(i)) for i, key in enumerate(keys)),
             PredictedRecord(id="never-measured", record={}, prediction=-1.0),
         ),
     )  # fmt: skip
@@ -91,7 +91,7 @@ async def test_predictions_outlive_a_restart_and_are_exported_by_the_command(
         truths = await DatabaseClient(tester).targets(keys)
         assert table["key"].to_pylist() == ["never-measured", *keys]
         assert table["truth"].to_pylist() == [None, *(truths[key] for key in keys)]
-        assert table["upper"].to_pylist() == [None, *(i + 1.5 for i in range(20))]
+        assert table["upper"].to_pylist() == [0.5, *(i + 1.5 for i in range(20))]
         assert seen[-1].startswith(f"{file} has the predictions from ")
         text = await asyncio.to_thread(command, "week.csv", version="3")
         assert len(list(csv.DictReader(io.StringIO(text.read_text())))) == 21

@@ -130,7 +130,7 @@ async def test_only_what_can_happen_is_described(client: httpx.AsyncClient) -> N
             assert "security" not in document
             assert not [name for name in document["components"]["schemas"] if "Validation" in name]
             for path, method, operation in operations(document):
-                assert ("422" in operation["responses"]) == (path in ("/predict", "/suggest"))
+                assert ("422" in operation["responses"]) == (path in ("/predict", "/explain", "/suggest"))
                 asked = secured and path not in OPEN
                 assert (operation.get("security"), "401" in operation["responses"]) == (
                     [{"key": []}] if asked else None,

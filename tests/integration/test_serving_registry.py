@@ -26,19 +26,28 @@ import pytest
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import Page, decode_page, encode_page, raw_schema
-from complex_system.errors import InternalError, InvalidRecordError, InvalidRequestError, TooLargeError
+from complex_system.errors import (
+    InternalError,
+    InvalidRecordError,
+    InvalidRequestError,
+    TooLargeError,
+    UnsupportedByModelError,
+)
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import ServingClient
 from complex_system.messaging.subjects import PREDICT, event_subject
-from complex_system.protocol.serving import PREDICT_COLUMNS, PREDICTION_MADE, PredictionMade
+from complex_system.protocol.base import Request
+from complex_system.protocol.serving import EXPLAIN, PREDICT_COLUMNS, PREDICTION_MADE, ExplainRequest, PredictionMade
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
 from complex_system.serving.models import foreign
 from complex_system.serving.models.foreign import ForeignRuntime, ModelInput
 from complex_system.serving.requests.examples import example_record
 from complex_system.settings import Settings
+from complex_system.tracking.model_files import SAMPLE_FILE
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import crown, delete_version_as_older_servers, quick_files
 from support import TesterService, eventually, running
+from trainings import quick_sample
 
 # MLflow's client and the libraries below it warn of their own deprecated parts, and its flavors of what they save.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -371,7 +380,7 @@ async def test_intervals_are_answered_over_nats(
     settings: Settings, tester: TesterService, publish: Any, dataset: Dataset, laboratory: Laboratory
 ) -> None:
     """On request only: the published subject answers a list with a list."""
-    await asyncio.to_thread(publish, 100.0, files=quick_files())
+    await asyncio.to_thread(publish, 100.0, files={**quick_files(), SAMPLE_FILE: quick_sample()})
     records = [laboratory.complete_record() for _ in range(3)]
     table = pa.Table.from_pylist(records, schema=raw_schema(dataset))
     async with serving(settings):
@@ -383,6 +392,14 @@ async def test_intervals_are_answered_over_nats(
         assert page.column_names == ["_id", "prediction", "lower", "upper"]
         for name, ends in (("lower", -90), ("upper", 90)):
             assert page.column(name).to_pylist() == pytest.approx([value + ends for [value] in plain], rel=1e-6)
+        answer = await tester.ask(PREDICT, {"records": records, "warnings": True})
+        assert list(answer) == ["predictions", "record_warnings"]
+        assert len(answer["record_warnings"]) == 3
+        page = decode_page(await tester.ask(PREDICT_COLUMNS, encode_page(Page(table, notes={"warnings": "true"})))).table
+        assert page.column_names == ["_id", "prediction", "warnings"]
+        assert [len(texts) for texts in page.column("warnings").to_pylist()] == [
+            len(each) for each in answer["record_warnings"]
+        ]
         for level, problem in ((0.999, "allows at most 0.99"), (90, "between 0 and 1"), ("much", "such as 0.9, not 'much'")):
             with pytest.raises(InvalidRequestError, match=problem):
                 await tester.ask(PREDICT, {"records": records, "interval": level})
@@ -395,12 +412,12 @@ async def test_intervals_are_answered_over_nats(
 async def test_the_documentations_programs_for_the_broker_run_when_they_are_pasted(
     settings: Settings, publish: Any, dataset: Dataset, nats_server: Server
 ) -> None:
-    await asyncio.to_thread(publish, 100.0)
+    await asyncio.to_thread(publish, 100.0, files={SAMPLE_FILE: quick_sample()})
     async with serving(settings) as (service, client):
         description = (await client.get("/openapi.json")).json()["info"]["description"]
         assert description.startswith(dataset.description)
         programs = re.findall(r"```python\n(.*?)```", description, re.DOTALL)
-        assert len(programs) == 2
+        assert len(programs) == 3
         records = [example_record(dataset, position) for position in (0, 1)]
         expected = [100.0 + float(row.sum()) for row in service.pipeline.features(records)]
         address = f"nats://127.0.0.1:{nats_server.port}"
@@ -411,9 +428,29 @@ async def test_the_documentations_programs_for_the_broker_run_when_they_are_past
             )
             assert done.returncode == 0, done.stderr
             printed.append(ast.literal_eval(done.stdout))
-        rows, page = printed
+        rows, page, explained = printed
         assert [row[0] for row in rows] == pytest.approx(expected, rel=1e-5)
         assert [row["prediction"] for row in page] == pytest.approx(expected, rel=1e-5)
+        assert [each["prediction"] for each in explained["explanations"]] == pytest.approx(expected, rel=1e-5)
+        sums = [explained["base"] + sum(each["contributions"].values()) for each in explained["explanations"]]
+        assert sums == pytest.approx(expected, rel=1e-5)
+
+
+async def test_explanations_over_nats_say_what_is_wrong(
+    settings: Settings, tester: TesterService, publish: Any, laboratory: Laboratory
+) -> None:
+    record = laboratory.complete_record()
+    await asyncio.to_thread(publish, 1.0)
+    async with serving(settings):
+        with pytest.raises(UnsupportedByModelError, match=r"sample\.arrow.*Train again"):
+            await tester.ask(EXPLAIN, ExplainRequest(records=[record]))
+        with pytest.raises(InvalidRecordError, match="rohwert_1_labormessung"):
+            await tester.ask(EXPLAIN, ExplainRequest(records=[{**record, R1: 31.0}]))
+        with pytest.raises(TooLargeError, match="2 requests of at most 100"):
+            await tester.ask(EXPLAIN, ExplainRequest(records=[record] * 101))
+        for bad in (None, [record], {"records": record}, {"records": []}):
+            with pytest.raises(InvalidRequestError):
+                await tester.ask(Request(EXPLAIN.name, Any, Any), bad)
 
 
 _LOAD = """

@@ -32,7 +32,7 @@ from complex_system.training.linear import LINEAR
 from models import delete_version_as_older_servers
 from proxy import proxied
 from samples import lab_samples
-from trainings import FRAMEWORKS, network_from_state, quick_model, quick_result
+from trainings import FRAMEWORKS, PIECEWISE, network_from_state, quick_model, quick_result
 
 # MLflow, TensorFlow and W&B warn of their own and each other's deprecations.
 pytestmark = [
@@ -65,7 +65,7 @@ def _frame(names: tuple[str, ...], x: Any) -> pd.DataFrame:
     return pd.DataFrame(x.astype(np.float64), columns=list(names))
 
 
-@pytest.mark.parametrize("framework", [*FRAMEWORKS, LINEAR])
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, PIECEWISE, LINEAR])
 def test_a_logged_model_comes_back_equal_and_does_not_care_for_the_order_of_columns(
     framework: str, tracker: MlflowTracker, mlflow_server: Server
 ) -> None:
@@ -86,10 +86,13 @@ def test_a_logged_model_comes_back_equal_and_does_not_care_for_the_order_of_colu
         loaded.predict(frame.drop(columns=frame.columns[:1]))
 
 
-def test_the_pytorch_model_needs_no_package_of_ours(tracker: MlflowTracker, mlflow_server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["pytorch", PIECEWISE])
+def test_the_pytorch_model_needs_no_package_of_ours(
+    network: str, tracker: MlflowTracker, mlflow_server: Server, tmp_path: Path
+) -> None:
     import mlflow
 
-    logged = tracker.log(quick_result("pytorch"))
+    logged = tracker.log(quick_result(network))
     mlflow.set_tracking_uri(mlflow_server.url)
     folder = mlflow.artifacts.download_artifacts(f"models:/{logged.model}/{logged.version}", dst_path=str(tmp_path))
     _, holdout = lab_samples(2, 1000)
@@ -102,7 +105,7 @@ def test_the_pytorch_model_needs_no_package_of_ours(tracker: MlflowTracker, mlfl
         "print(float(model(x).detach().sum()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    assert float(done.stdout) == pytest.approx(float(quick_model("pytorch")[0].predict(holdout.x).sum()), rel=1e-4)
+    assert float(done.stdout) == pytest.approx(float(quick_model(network)[0].predict(holdout.x).sum()), rel=1e-4)
 
 
 def test_a_run_says_what_was_done(tracker: MlflowTracker, client: Any) -> None:

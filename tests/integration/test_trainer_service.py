@@ -23,7 +23,7 @@ from nats.errors import OutboundBufferLimitError
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import InvalidRequestError
-from complex_system.evaluation.comparison import kept_cross_validation
+from complex_system.evaluation.candidates import kept_cross_validation
 from complex_system.local.processes import Child
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
@@ -163,7 +163,7 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     assert (found.records, len(found.rmses), found.repeats) == (labelled, 10, 2)
     assert outcome.timings["cross_validation"] > 0
     stages = [value.stage for value in ear.progress]
-    assert sorted(set(stages), key=stages.index) == ["fetching", "training", "cross-validating", "logging"]
+    assert sorted(set(stages), key=stages.index) == ["fetching", "searching", "training", "cross-validating", "logging"]
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     _, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     assert kept_cross_validation(metadata) == found
@@ -174,11 +174,15 @@ async def test_few_records_without_a_known_law_are_cross_validated(
     run = await asyncio.to_thread(MlflowClient(settings.mlflow_tracking_uri).get_run, outcome.run_id)
     assert run.data.metrics["cv_rmse"] == pytest.approx(found.rmse)
     assert run.data.metrics["cv_rmse_standard_error"] == pytest.approx(found.standard_error)
+    assert run.data.params["search_trials"] == str(settings.lightgbm_trials)
+    assert outcome.timings["searching"] > 0
 
-    # Where the setting says so, nothing of it.
+    # Where the setting says so, nothing of it; and the search is made once there is a first model.
     async with running(MlLightgbmRegressionMlflowService, settings.copy(update={"cross_validate_below": labelled}), plant):
         await ear.ask_trainers(round="many", trainers=["lightgbm"])
         assert (await ear.outcome("many", LOADED)).cross_validation is None
+        await ear.ask_trainers(round="next", trainers=["lightgbm"])
+        assert "searching" in (await ear.outcome("next", LOADED)).timings
 
 
 @pytest.mark.usefixtures("filled")

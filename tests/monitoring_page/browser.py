@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +13,13 @@ from fastapi import FastAPI
 from playwright.async_api import Browser, Page, async_playwright
 
 from complex_system.http.server import RestServer
+from complex_system.monitoring.monitor import Monitor
+from complex_system.monitoring.page.app import page_of
 
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
+PATIENCE = 30_000
+"""Milliseconds that a browser may take on a busy machine."""
 
 
 def chromium() -> str:
@@ -80,3 +85,27 @@ async def served(application: Any) -> AsyncIterator[str]:
     finally:
         await server.stop()
         application.close()
+
+
+@asynccontextmanager
+async def page_over(monitor: Monitor, refresh: float = 1.0, **options: Any) -> AsyncIterator[str]:
+    """Serves the page of a monitor; options are ``page_of``'s."""
+    page = await asyncio.to_thread(page_of, monitor, asyncio.get_running_loop(), refresh=refresh, **options)
+    async with served(page) as url:
+        yield url
+
+
+@asynccontextmanager
+async def tab_at(chromium: Browser, url: str, **options: Any) -> AsyncIterator[tuple[Page, Watch]]:
+    """A tab of a reader in Berlin; it must have had nothing to complain about and asked nobody else."""
+    context = await chromium.new_context(**{"viewport": WIDE, "timezone_id": "Europe/Berlin", **options})
+    context.set_default_timeout(PATIENCE)
+    tab = await context.new_page()
+    watch = Watch(tab, url)
+    await tab.goto(url)
+    try:
+        yield tab, watch
+    finally:
+        await context.close()
+    assert watch.problems == []
+    assert watch.elsewhere == []

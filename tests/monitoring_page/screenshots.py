@@ -7,24 +7,39 @@ import sys
 import time
 from pathlib import Path
 
+from playwright.async_api import Page
+
 from complex_system.monitoring.page.app import page_of
 from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
 from monitoring_page.history import make_monitor
+from monitoring_page.trials import lab_trials
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SHOTS = (
     # Name, path, period, theme, size, seen as a whole
     ("overview", "/", "24h", "light", WIDE, False), ("models", "/models", "30d", "light", WIDE, False),
     ("predictions", "/predictions", "7d", "light", WIDE, True), ("data", "/data", "7d", "light", WIDE, True),
+    ("try-it", "/try", "24h", "light", WIDE, True), ("try-it-dark", "/try", "24h", "dark", WIDE, True),
+    ("try-it-phone", "/try", "24h", "light", PHONE, False),
     ("system", "/system", "24h", "light", WIDE, True), ("alerts", "/alerts", "7d", "light", WIDE, False),
     ("overview-dark", "/", "24h", "dark", WIDE, False), ("predictions-dark", "/predictions", "7d", "dark", WIDE, True),
     ("overview-phone", "/", "24h", "light", PHONE, False), ("predictions-phone", "/predictions", "7d", "dark", PHONE, False),
 )  # fmt: skip
 
 
+async def find_settings(tab: Page) -> None:
+    """Let the view "Try it" find settings for a value."""
+    await tab.get_by_label("Value", exact=True).fill("160")
+    await tab.get_by_role("button", name="Find settings").click()
+    await tab.get_by_role("button", name="Use solution 1").wait_for()
+    await tab.evaluate("window.scrollTo(0, 0)")
+
+
 async def shoot(folder: Path, wanted: list[str]) -> None:
     monitor = await asyncio.to_thread(make_monitor, time.time())
-    page = await asyncio.to_thread(page_of, monitor, asyncio.get_running_loop(), mlflow_uri="http://127.0.0.1:8080")
+    page = await asyncio.to_thread(
+        page_of, monitor, asyncio.get_running_loop(), mlflow_uri="http://127.0.0.1:8080", trials=await lab_trials()
+    )
     folder.mkdir(parents=True, exist_ok=True)
     async with served(page) as url, browser() as chromium:
         for name, path, period, theme, size, whole in SHOTS:
@@ -47,6 +62,8 @@ async def shoot(folder: Path, wanted: list[str]) -> None:
                 "() => [...document.querySelectorAll('.plot')].every((each) => each.querySelector('.cartesianlayer'))"
             )
             await tab.wait_for_timeout(1500)
+            if path == "/try":
+                await find_settings(tab)
             if "--long" in sys.argv:
                 await tab.set_viewport_size({"width": size["width"], "height": 2600})
                 await tab.wait_for_timeout(800)

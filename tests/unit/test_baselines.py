@@ -25,7 +25,7 @@ from complex_system.evaluation.baselines import (
     fit_mean,
     for_folds,
 )
-from complex_system.evaluation.comparison import kept_cross_validation
+from complex_system.evaluation.candidates import kept_cross_validation
 from complex_system.evaluation.statistics import (
     Difference,
     Evaluation,

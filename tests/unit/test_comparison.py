@@ -13,8 +13,9 @@ import pytest
 from msgspec.structs import replace as replace_struct
 
 from complex_system.domain.dataset import Dataset
+from complex_system.evaluation.candidates import Candidate, kept_cross_validation
 from complex_system.evaluation.chart import rmse_chart
-from complex_system.evaluation.comparison import Candidate, ComparisonRequest, kept_cross_validation, ranked
+from complex_system.evaluation.comparison import ComparisonRequest, ranked
 from complex_system.evaluation.decision import SMALLER, challenge, decide, ranked_by_folds
 from complex_system.evaluation.mlflow_log import read_message, read_table
 from complex_system.evaluation.results import Comparison, Result

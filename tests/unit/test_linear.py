@@ -9,7 +9,7 @@ from sklearn.linear_model import LinearRegression
 from complex_system.training.base import score
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LinearModel, fit_linear
-from complex_system.training.onnx import _run, export_onnx
+from complex_system.training.onnx import export_onnx, run_onnx
 from samples import lab_samples
 
 
@@ -32,7 +32,7 @@ def test_large_values_lose_no_digits_in_single_precision() -> None:
     samples = Samples(x, y)
     model = LinearModel(TrainingData(("a", "b"), "y", samples, samples))
     assert model.history[0].train_rmse < 0.01
-    np.testing.assert_allclose(_run(model.to_onnx(), [x])[0][:, 0], y, atol=0.05)
+    np.testing.assert_allclose(run_onnx(model.to_onnx(), [x])[0][:, 0], y, atol=0.05)
 
 
 def test_a_constant_feature_and_copies_of_one_are_no_fault() -> None:

@@ -7,7 +7,18 @@ import pytest
 
 from complex_system.training.base import TrainingParameters
 from complex_system.training.data import Samples
-from complex_system.training.network import CLIP, MIN_STEPS, WARM_UP, Course, Epoch, Pace, Scaling, train_epochs, winsorized
+from complex_system.training.network import (
+    CLIP,
+    MIN_STEPS,
+    WARM_UP,
+    Course,
+    Epoch,
+    Pace,
+    Scaling,
+    members_for,
+    train_epochs,
+    winsorized,
+)
 
 
 def test_one_extreme_record_does_not_move_the_scaling_of_the_others() -> None:
@@ -62,6 +73,10 @@ def test_the_average_is_over_nine_epochs_of_steps_and_forgets_the_start() -> Non
     start = np.prod([pace.averaging_at(step) for step in range(1, pace.steps + 1)])
     assert start < 1e-9
     assert pace.averaging_at(10**6) == pace.averaging
+
+
+def test_an_ensemble_is_for_data_that_scatter() -> None:
+    assert [members_for(samples) for samples in (10, 19_999, 20_000)] == [4, 4, 1]
 
 
 def _course(losses: list[float], patience: int) -> Course[int]:

@@ -13,7 +13,7 @@ import pytest
 
 from complex_system.errors import TrainingFailedError
 from complex_system.tracking.outbox import MAX_KEPT, Outbox
-from trainings import quick_result, trainer
+from trainings import PIECEWISE, quick_result, trainer
 
 
 @pytest.mark.parametrize("reference", [b'{"samples": 3}', None])
@@ -77,3 +77,11 @@ def test_what_was_written_halfway_or_cannot_be_read_is_left_out(tmp_path: Path, 
     (kept.path / "native").write_bytes(b"no model")
     with pytest.raises(TrainingFailedError, match="cannot be read with this release"):
         outbox.load(kept, trainer("lightgbm"))
+
+
+def test_the_network_of_an_earlier_release_is_refused_with_its_reason(tmp_path: Path) -> None:
+    # ml_pytorch_regression_mlflow trained the blueprint's network once.
+    outbox = Outbox(tmp_path)
+    kept = outbox.keep(quick_result("pytorch"))
+    with pytest.raises(TrainingFailedError, match="cannot be read with this release: .* not a model of PiecewiseTrainer"):
+        outbox.load(kept, trainer(PIECEWISE))

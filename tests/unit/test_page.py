@@ -123,7 +123,7 @@ def test_a_curve_has_a_bounded_number_of_points(key: str, monitor: Monitor) -> N
 def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> None:
     reading = read(monitor)
     for view in VIEWS:
-        filled = str(view.fill(reading, Viewer()))
+        filled = str(view.fill(reading, Viewer()) or view.skeleton())
         assert re.search("[Ww]aiting|No |Nothing|None", filled), view.title
     assert {answer.level for answer in answers.all_answers(reading)[:3]} == {"none"}
 

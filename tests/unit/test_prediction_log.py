@@ -43,8 +43,8 @@ class WithTargets(KeptDocuments):
         return {key: self.known[key] for key in keys if key in self.known}
 
 
-def made(*values: float, key: str = "k", **fields: Any) -> list[tuple[PredictedRecord, str]]:
-    return [(PredictedRecord(id=f"{key}{i}", record={}, prediction=v, **fields), "") for i, v in enumerate(values)]
+def made(*values: float, key: str = "k") -> list[tuple[PredictedRecord, str]]:
+    return [(PredictedRecord(id=f"{key}{i}", record={}, prediction=v), "") for i, v in enumerate(values)]
 
 
 async def content(log: PredictionLog, documents: KeptDocuments, form: Format = "csv", start: float = 0.0, end: float = 2e9,
@@ -59,27 +59,19 @@ async def rows(*given: Any, **options: Any) -> list[dict[str, str]]:
 async def test_predictions_are_exported_beside_their_truths() -> None:
     log, documents = PredictionLog(30, 1000), WithTargets({"k0": 2.5})
     log.add(NOW, A, made(1.25, 3.0))
-    log.add(
-        NOW + 0.25,
-        A,
-        [(PredictedRecord(id=None, record={}, prediction=-4.0, lower=-5.0, upper=-3.0), "outside of range: x")],
-    )
+    log.add(NOW + 0.25, A, [(PredictedRecord(id=None, record={}, prediction=-4.0), "x is outside of its range")])
+    log.add(NOW + 0.5, B, made(7.0), half_width=1.5)
     log.add(NOW + 1, A, made(float("nan")))
     await log.save(documents, NOW + 5)
     found = await rows(log, documents)
-    assert [tuple(each) for each in found] == [tuple(SCHEMA.names)] * 3
-    assert [(each["key"], each["prediction"], each["truth"]) for each in found] == [
-        ("k0", "1.25", "2.5"),
-        ("k1", "3", ""),
-        ("", "-4", ""),
-    ]
-    assert [each["time"] for each in found] == ["2027-01-15 08:00:00.000Z"] * 2 + ["2027-01-15 08:00:00.250Z"]
-    assert [(each["lower"], each["upper"], each["warnings"]) for each in found] == [("", "", "")] * 2 + [
-        ("-5", "-3", "outside of range: x")
-    ]
-    assert {(e["model"], e["version"], e["service"], e["origin"]) for e in found} == {
-        ("lab-lightgbm", "1", "ml_serving_mlflow", "live")
-    }
+    assert [tuple(each) for each in found] == [tuple(SCHEMA.names)] * 4
+    values = [(each["key"], each["prediction"], each["truth"]) for each in found]
+    assert values == [("k0", "1.25", "2.5"), ("k1", "3", ""), ("", "-4", ""), ("k0", "7", "2.5")]
+    assert [each["time"] for each in found] == [f"2027-01-15 08:00:00.{ms}Z" for ms in ("000", "000", "250", "500")]
+    assert [(each["lower"], each["upper"]) for each in found] == [("", "")] * 3 + [("5.5", "8.5")]
+    assert [each["warnings"] for each in found] == ["", "", "x is outside of its range", ""]
+    by = {(each["model"], each["version"], each["service"], each["origin"]) for each in found}
+    assert by == {("lab-lightgbm", version, "ml_serving_mlflow", "live") for version in "12"}
 
 
 async def test_a_period_and_a_model_are_chosen_and_parquet_has_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,3 +216,20 @@ async def test_only_so_many_exports_run_at_the_same_time() -> None:
         await streamed(parts(), places, "text/csv", "b.csv")
     assert [part async for part in first.body_iterator] == [b"1", b"2"]  # type: ignore[attr-defined]
     assert not places.locked()
+
+
+async def test_the_monitor_keeps_intervals_and_warnings(dataset: Dataset) -> None:
+    content = dataset.as_content()
+    columns = [{**column, "outside": "warn"} if column.get("range") else column for column in content["columns"]]
+    lenient = Dataset.parse_obj({**content, "columns": columns})
+    monitor, documents = Monitor(lenient, 100, History(), log=PredictionLog(30, 1000), now=lambda: NOW), WithTargets()
+    record = {"material_id": "11111111", "rohwert_1_labormessung": 31.0}
+    monitor.predicted(PredictionMade(
+        service="ml_serving_mlflow", model="lab", version="1", half_width=0.5,
+        predictions=tuple(PredictedRecord(id="a", record=record, prediction=1.0, distance=each) for each in (None, 0.5, 2.0)),
+    ))  # fmt: skip
+    await monitor.log.save(documents, NOW)
+    found = await rows(monitor.log, documents)
+    outside = "rohwert_1_labormessung is outside of its range"
+    assert [each["warnings"] for each in found] == [outside, outside, f"{outside}; far from the training data"]
+    assert {(each["lower"], each["upper"]) for each in found} == {("0.5", "1.5")}

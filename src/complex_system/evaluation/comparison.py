@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     InternalError,
-    ModelRefusedError,
     TrackingRefusedError,
     TrainingFailedError,
-    UnknownModelError,
 )
 from complex_system.evaluation.baselines import evaluate_baselines, for_folds
+from complex_system.evaluation.candidates import Candidate, Candidates
 from complex_system.evaluation.decision import decide, ranked_by_folds
 from complex_system.evaluation.results import Comparison, Result
+from complex_system.evaluation.stacking import stack_result
 from complex_system.evaluation.statistics import Evaluation, Squares, units_of
 from complex_system.evaluation.triggers import AlertCause
 from complex_system.evaluation.verdict import judge_champion, replaced_message
 from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
-from complex_system.protocol.scores import Basis, CrossValidation
+from complex_system.protocol.scores import Basis
 from complex_system.protocol.training import Cause
-from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.base import TrainingResult
-from complex_system.tracking.promotion import ROLLED_BACK, decision_in
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import score
 from complex_system.training.conformal import interval_files
@@ -43,6 +39,7 @@ from complex_system.training.linear import LINEAR, LinearModel, fit_linear
 from complex_system.training.onnx import export_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE
 from complex_system.training.split import NO_COPIES, Copies
+from complex_system.training.stack import STACK
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +59,10 @@ class ComparisonRequest:
         after: The same by key, where the last champion is of a release that went by keys.
         comparison: The result, once there is one.
         linear: The linear model, where it is to be champion and is not registered yet.
+        stack: The stack of the models, as long as it is not registered.
+        stacked: Whether the stack was made, or there is none.
         runs: Ids of the runs that were made in MLflow, by name.
+        holdout: The hold-out samples, until the winner is explained on them.
     """
 
     round: str
@@ -75,7 +75,10 @@ class ComparisonRequest:
     first: bool = False
     comparison: Comparison | None = None
     linear: TrainingResult | None = None
+    stack: TrainingResult | None = None
+    stacked: bool = False
     runs: dict[str, str] = field(default_factory=dict)
+    holdout: Samples | None = None
 
     @property
     def cause(self) -> Cause:
@@ -117,6 +120,7 @@ class ToCompare:
         keys: A sample of the keys of the training part.
         everything: Hold-out samples on which a new champion must not be surely worse; None where ``holdout`` decides alone.
         labelled: Labelled records that were read.
+        weights: Other hold-out samples, for the weights of a stack; None where there are none.
     """
 
     holdout: Samples
@@ -129,29 +133,15 @@ class ToCompare:
     keys: list[str] = field(default_factory=list)
     everything: Samples | None = None
     labelled: int = 0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model that takes part.
-
-    Attributes:
-        incumbent: It was the champion before this comparison.
-        cross: The cross-validation by its trainer; None where the records were too many for it.
-        size: Bytes of its ONNX model.
-    """
-
-    ref: ModelVersionRef
-    predictor: Predictor
-    incumbent: bool = False
-    cross: CrossValidation | None = None
-    size: int = 0
+    weights: Samples | None = None
 
 
 class ModelComparison:
     """Compares versions of the registry with each other and with the present champion. Blocking; runs in a thread."""
 
-    def __init__(self, registry: ModelRegistry, pipeline: Pipeline, prefix: str, level: float) -> None:
+    def __init__(
+        self, registry: ModelRegistry, pipeline: Pipeline, prefix: str, level: float, *, baselines: bool = True
+    ) -> None:
         """Make a comparison.
 
         Args:
@@ -159,11 +149,13 @@ class ModelComparison:
             pipeline: Makes their features.
             prefix: Begin of the registered names.
             level: Probability with which a round may change the champion although no model is better.
+            baselines: Whether the mean and a linear model are compared, too, where there is training data.
         """
-        self._registry = registry
         self._pipeline = pipeline
         self._prefix = prefix
         self._level = level
+        self._baselines = baselines
+        self._candidates = Candidates(registry, pipeline)
 
     def run(
         self, request: ComparisonRequest, data: ToCompare, champion: ModelVersionRef | None = None, hold: str = ""
@@ -187,8 +179,6 @@ class ModelComparison:
             TrackingUnavailableError: MLflow does not answer; the same call may be repeated.
         """
         dataset, holdout = self._pipeline.dataset, data.holdout
-        refused: dict[str, str] = {}
-        candidates: list[Candidate] = []
         replaced = ""
         if champion and (champion.split != dataset.split_rule or data.champion_has_seen):
             replaced = replaced_message(
@@ -196,25 +186,7 @@ class ModelComparison:
             )
             champion = None
         incumbent = (champion.model, champion.version) if champion else None
-        for model, version in dict.fromkeys([*request.models, *([incumbent] if incumbent else [])]):
-            try:
-                ref = self._registry.find(model, version)
-                if ref.split != dataset.split_rule:
-                    raise ModelRefusedError(
-                        f"It was trained with another split ({ref.split}; now {dataset.split_rule}), so it may have seen hold-out "
-                        "records. The next training replaces it."
-                    )
-                if (model, version) != incumbent and (back := decision_in(ref, ROLLED_BACK)) is not None:
-                    raise ModelRefusedError(
-                        f"It was rolled back by {back.who} ({back.why}); only a person may crown it again."
-                    )
-                onnx, metadata = self._registry.load_onnx_model(ref)
-                predictor = Predictor(self._pipeline, model, version, onnx, metadata)
-            except (ModelRefusedError, UnknownModelError) as error:
-                refused[f"{model} {version}"] = error.message
-                continue
-            cross = kept_cross_validation(metadata)
-            candidates.append(Candidate(ref, predictor, (model, version) == incumbent, cross, len(onnx)))
+        candidates, refused = self._candidates.load([*request.models, *([incumbent] if incumbent else [])], incumbent)
         results, without_numbers = ranked(candidates, holdout, dataset.split.by, data.everything)
         refused |= without_numbers
         for name, reason in refused.items():
@@ -223,7 +195,7 @@ class ModelComparison:
             reasons = "; ".join(refused.values()) or "no trainer submitted one"
             raise TrainingFailedError(f"Round {request.round} has no model to compare: {reasons}")
         baselines: dict[str, Evaluation] = {}
-        if data.training is not None:
+        if data.training is not None and self._baselines:
             baselines = evaluate_baselines(data.training.train, holdout, data.few, dataset.split.by)
             results = sorted([*results, self._linear(data.training, baselines[LINEAR], data.everything)], key=_place)
         by_folds = ranked_by_folds(results) if data.everything is None else None
@@ -242,6 +214,29 @@ class ModelComparison:
             verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
             question=dataset.split.question, notes=data.notes, suspects=data.suspects, candidate=candidate, hold=hold,
         )  # fmt: skip
+
+    def stack(
+        self, request: ComparisonRequest, data: ToCompare, reference: bytes, files: Mapping[str, bytes]
+    ) -> TrainingResult | None:
+        """Return the stack of the models of a round, to be registered and compared like them; None where there is none.
+
+        Args:
+            request: The models. Where an earlier try has registered their stack, it is among them, and there is no other one.
+            data: What it is made of.
+            reference: What the training data are like, for monitoring.
+            files: Kept beside the ONNX model.
+
+        Raises:
+            TrackingUnavailableError: MLflow does not answer; the same call may be repeated.
+        """
+        new, _ = self._candidates.load(request.models)
+        if data.training is None or any(each.ref.trainer == STACK for each in new):
+            return None
+        members = [self._candidates.for_stack(each) for each in new]
+        dataset, weights = self._pipeline.dataset, data.weights
+        return stack_result(
+            request.round, dataset, self._prefix, members, data.training, weights, data.few, reference, files
+        )
 
     def _linear(self, training: TrainingData, found: Evaluation, everything: Samples | None) -> Result:
         dataset, model = self._pipeline.dataset, LinearModel(training)
@@ -284,16 +279,6 @@ def linear_result(
         cross_validation=None if crossed is None else crossed.summary(),
         files=with_raw_onnx(dataset, onnx_model, made),
     )  # fmt: skip
-
-
-def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:
-    """Return the cross-validation in a model's metadata; None where there is none that can be used."""
-    try:
-        found = msgspec.convert(metadata.get("cross_validation"), CrossValidation | None)
-    except msgspec.ValidationError:
-        return None
-    usable = found and found.folds > 1 and len(found.rmses) >= found.folds and all(map(math.isfinite, found.rmses))
-    return found if usable else None
 
 
 def ranked(

@@ -101,6 +101,7 @@ _DATABASE = ServiceSubjects(
     ),
     jetstream=_INGEST,
 )
+_TRIALS = (trial.GET_MODEL_INPUTS, trial.TRY_RECORD, trial.SUGGEST_SETTINGS)
 _TRAINER = ServiceSubjects(
     answers=(training.TRAIN_MODEL,),
     asks=(database.GET_PROCESSED, database.GET_RAW_BY_KEYS, database.GET_COUNTS),
@@ -144,6 +145,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             database.GET_PROCESSED,
             database.GET_UNPROCESSED,
             database.GET_LAST_KEY,
+            database.GET_RAW_BY_KEYS,  # for the linear model, which is trained there
             documents.SAVE_DOCUMENTS,
             documents.GET_DOCUMENTS,
         ),
@@ -156,7 +158,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         jetstream=_leases("ml_consumer"),
     ),
     "ml_serving_mlflow": ServiceSubjects(
-        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, trial.SUGGEST_SETTINGS),
+        answers=(subjects.PREDICT, serving.PREDICT_COLUMNS, serving.EXPLAIN, *_TRIALS),
         hears=(training.CHAMPION_CHANGED,),
         asks=(subjects.PROCESS_RAW,),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
@@ -166,9 +168,11 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         answers=(
             subjects.PREDICT_WANDB,
             serving.PREDICT_COLUMNS_WANDB,
+            serving.EXPLAIN_WANDB,
             subjects.PREDICT,
             serving.PREDICT_COLUMNS,
-            trial.SUGGEST_SETTINGS,
+            serving.EXPLAIN,
+            *_TRIALS,
         ),
         hears=(training.CHAMPION_CHANGED, training.TRAINING_FINISHED, SERVICE_HEARTBEAT),
         asks=(subjects.PROCESS_RAW, subjects.PREDICT),
@@ -189,7 +193,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         ),
         asks=(
             training.GET_COMPARISON,
-            trial.SUGGEST_SETTINGS,
+            *_TRIALS,
             promotion.GET_PROMOTION,
             promotion.DECIDE_ON_CHAMPION,
             database.GET_COUNTS,

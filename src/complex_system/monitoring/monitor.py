@@ -145,7 +145,7 @@ class Monitor:
         """Record predictions; return whether their service answers with another model than before."""
         by, at = Served(event.service, event.model, event.version, origin=event.origin), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
-        self.log.add(at, by, [(each, self._warning(each.record)) for each in event.predictions])
+        self.log.add(at, by, [(each, self._warning(each)) for each in event.predictions], event.half_width)
         if event.pipeline_version == self.dataset.version:
             self._live.add(at, event.predictions, event.origin)
         for shadow in event.shadows:
@@ -305,9 +305,13 @@ class Monitor:
         if change is not None:
             self.history.state("changes", change.noticed, Changes(changes=self.changes))
 
-    def _warning(self, record: Record) -> str:
-        outside = [column.name for column in self._pipeline.lenient if column.is_outside(record.get(column.name))]
-        return f"outside of range: {', '.join(outside)}" if outside else ""
+    def _warning(self, each: PredictedRecord) -> str:
+        lenient = self._pipeline.lenient
+        found = [
+            f"{column.name} is outside of its range" for column in lenient if column.is_outside(each.record.get(column.name))
+        ]
+        far = ["far from the training data"] if each.distance is not None and each.distance > 1.0 else []
+        return "; ".join([*found, *far])
 
     def _group_of(self, record: Record) -> str:
         if self._group is None:

@@ -170,13 +170,13 @@ def _moment(at: float) -> pa.Scalar:
 
 
 def _block_table(block: Block, truths: Mapping[str, float]) -> pa.Table:
-    count, begin = len(block.keys), round(block.at * 1000)
+    count, begin, half = len(block.keys), round(block.at * 1000), block.half_width
     columns: dict[str, Iterable[Any]] = {
         "key": [key or None for key in block.keys],
         "time": [begin + each for each in block.milliseconds],
         "prediction": block.predictions,
-        "lower": block.lower or [None] * count,
-        "upper": block.upper or [None] * count,
+        "lower": [None if half is None else each - half for each in block.predictions],
+        "upper": [None if half is None else each + half for each in block.predictions],
         "truth": [truths.get(key) for key in block.keys],
         "model": [block.model] * count,
         "version": [block.version] * count,

@@ -10,7 +10,6 @@ import logging
 import math
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
 
 import msgspec
 
@@ -48,8 +47,7 @@ class Block(msgspec.Struct, kw_only=True, omit_defaults=True):
         keys: The records' keys; empty for a record without one.
         milliseconds: Time of each since ``at``.
         predictions: In the target's unit.
-        lower: Lower ends of the intervals, None where none was asked for; empty where no request asked.
-        upper: Upper ends, likewise.
+        half_width: Of the model's 90 % intervals, in the target's unit; None where it has none.
         warnings: What was said of each; empty where nothing was said of any.
     """
 
@@ -61,8 +59,7 @@ class Block(msgspec.Struct, kw_only=True, omit_defaults=True):
     keys: list[str] = msgspec.field(default_factory=list)
     milliseconds: list[int] = msgspec.field(default_factory=list)
     predictions: list[float] = msgspec.field(default_factory=list)
-    lower: list[float | None] = msgspec.field(default_factory=list)
-    upper: list[float | None] = msgspec.field(default_factory=list)
+    half_width: float | None = None
     warnings: list[str] = msgspec.field(default_factory=list)
 
 
@@ -94,13 +91,9 @@ class _Open:
         if len(block.keys) == BLOCK_ROWS or not is_in_time or (self._left < size and block.keys):
             return False
         self._left -= size
-        sparse: tuple[tuple[list[Any], Any, Any], ...] = (
-            (block.lower, each.lower, None), (block.upper, each.upper, None), (block.warnings, warning, ""),
-        )  # fmt: skip
-        for column, value, nothing in sparse:
-            if column or value != nothing:
-                column.extend([nothing] * (len(block.keys) - len(column)))
-                column.append(value)
+        if block.warnings or warning:
+            block.warnings.extend([""] * (len(block.keys) - len(block.warnings)))
+            block.warnings.append(warning)
         block.keys.append(key)
         block.milliseconds.append(max(0, round(1000 * (at - block.at))))
         block.predictions.append(each.prediction)
@@ -126,8 +119,17 @@ class PredictionLog:
         self._segments: list[_Segment] | None = None
         self._dropped = 0
 
-    def add(self, at: float, served: Served, predictions: Iterable[tuple[PredictedRecord, str]]) -> None:
-        """Record predictions of one request, each with what is to be said of it; one that is not a finite number is left out."""
+    def add(
+        self, at: float, served: Served, predictions: Iterable[tuple[PredictedRecord, str]], half_width: float | None = None
+    ) -> None:
+        """Record predictions of one request; one that is not a finite number is left out.
+
+        Args:
+            at: When they were made, seconds since 1970.
+            served: The model.
+            predictions: Each with its warning; empty for none.
+            half_width: Of the model's 90 % intervals; None where it has none.
+        """
         if not self._rows:
             return
         for each, warning in predictions:

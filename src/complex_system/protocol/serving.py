@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from complex_system.domain.records import Record
 from complex_system.protocol.base import ArrowPage, Event, Message, Request
@@ -24,6 +24,10 @@ ORIGIN_HEADER = b"x-prediction-origin"
 """Header of a request over REST that says ``own``, ``probe`` or ``trial``; without it a client asks."""
 
 
+ExplanationMethod = Literal["exact", "sampled"]
+"""Whether Shapley values are of all coalitions of columns, or of a sample of their orders."""
+
+
 class PredictedRecord(Message, frozen=True, kw_only=True):
     """One prediction.
 
@@ -31,15 +35,14 @@ class PredictedRecord(Message, frozen=True, kw_only=True):
         id: Key of the record; None where the request gave none.
         record: The raw record as it came.
         prediction: In the target's unit.
-        lower: Lower end of its interval; None where the request asked for none.
-        upper: Upper end, likewise.
+        distance: From the model's training data: above 1, it is further away than 99 % of these are from each other. None where it was
+            not measured: of other requests than those that ask for warnings it is for a sample.
     """
 
     id: str | None
     record: Record
     prediction: float
-    lower: float | None = None
-    upper: float | None = None
+    distance: float | None = None
 
 
 class ShadowPredictions(Message, frozen=True, kw_only=True):
@@ -74,6 +77,7 @@ class PredictionMade(Message, frozen=True, kw_only=True):
         predictions: One a record, in the order of the request.
         shadows: What challengers predict for it.
         origin: Who asked.
+        half_width: Of the model's 90 % intervals, in the target's unit; None where it has none.
     """
 
     service: str
@@ -84,6 +88,7 @@ class PredictionMade(Message, frozen=True, kw_only=True):
     predictions: tuple[PredictedRecord, ...] = ()
     shadows: tuple[ShadowPredictions, ...] = ()
     origin: Origin = "live"
+    half_width: float | None = None
 
 
 class PredictionFailed(Message, frozen=True, kw_only=True):
@@ -120,19 +125,76 @@ class TruthKnown(Message, frozen=True, kw_only=True):
     truths: tuple[Truth, ...]
 
 
+class ExplainRequest(Message, frozen=True, kw_only=True):
+    """Asks why the champion predicts what it predicts.
+
+    Attributes:
+        records: Raw records, at most 100.
+    """
+
+    records: list[Any]
+
+
+class ExplainedPrediction(Message, frozen=True, kw_only=True):
+    """One prediction, and what each raw column contributes to it.
+
+    Attributes:
+        prediction: In the target's unit.
+        contributions: By raw column, in the target's unit; with the base they add up to the prediction.
+    """
+
+    prediction: float
+    contributions: dict[str, float]
+
+
+class ExplainedPredictions(Message, frozen=True, kw_only=True):
+    """Explained predictions of one request, all with the same model.
+
+    Attributes:
+        explanations: One a record, in the order of the request.
+        base: Mean prediction of the background records, which the contributions start from, in the target's unit.
+        background: Number of background records.
+        method: Whether all coalitions of columns were evaluated, or a sample of their orders.
+        model: Registered name.
+        version: Registered version.
+        pipeline_version: Pipeline version of the model.
+    """
+
+    explanations: tuple[ExplainedPrediction, ...]
+    base: float
+    background: int
+    method: ExplanationMethod
+    model: str
+    version: str
+    pipeline_version: str
+
+
 PREDICT_COLUMNS = Request(
     "get-prediction-columns",
     ArrowPage,
     ArrowPage,
     "Return an Arrow page with `prediction` (float32) for an Arrow page of raw records, in the same order, and the key where it was "
     "given; its notes name `model`, `version` and `pipeline_version`, and `outside_range`, such as `Temp=3`, where values outside of "
-    "their range were taken. Notes of the request ask for more: `interval`, such as `0.9`, for the columns `lower` and `upper`.",
+    "their range were taken. Notes of the request ask for more: `interval`, such as `0.9`, for the columns `lower` and `upper`, and "
+    "`warnings`, `true`, for that column.",
 )
 PREDICT_COLUMNS_WANDB = Request(
     "get-prediction-wandb-columns",
     ArrowPage,
     ArrowPage,
     "As `get-prediction-columns`, answered by `ml_serving` from the W&B artifact.",
+)
+EXPLAIN = Request(
+    "explain-prediction",
+    ExplainRequest,
+    ExplainedPredictions,
+    "Return the champion's predictions of raw records with the contribution (Shapley value) of each raw column.",
+)
+EXPLAIN_WANDB = Request(
+    "explain-prediction-wandb",
+    ExplainRequest,
+    ExplainedPredictions,
+    "As `explain-prediction`, answered by `ml_serving` from the W&B artifact.",
 )
 PREDICTION_MADE = Event("prediction-made", PredictionMade)
 PREDICTION_FAILED = Event("prediction-failed", PredictionFailed)

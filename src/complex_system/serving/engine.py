@@ -18,6 +18,8 @@ from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
 from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.protocol.serving import Origin
+from complex_system.serving.explain import ExplanationResult, Explanations
+from complex_system.serving.known import RecordWarning, record_warnings
 from complex_system.serving.metrics import OutsideCounters
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
@@ -25,7 +27,7 @@ from complex_system.serving.models.runtimes import Matrix
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.column_names import UnknownColumns
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.requests.wanted import NOTHING, Wanted
+from complex_system.serving.requests.wanted import LOWER, NOTHING, UPPER, WARNINGS, Wanted
 
 INLINE_RECORDS = 1000
 """Up to this many records are predicted on the event loop; a thread would cost more than it frees."""
@@ -49,7 +51,8 @@ class PredictionResult(msgspec.Struct, frozen=True):
     """Predictions in the order of a batch's records, the model that made all of them, how long it took, and who asked.
 
     ``outside`` is what lies outside of its range and was predicted with all the same. ``half_width`` is that of the intervals that
-    the batch asks for.
+    the batch asks for. ``distances`` are those of its first records from the training data (``Predictor.distances``), once they are
+    measured; ``predictor`` measures them.
     """
 
     batch: Batch
@@ -60,6 +63,14 @@ class PredictionResult(msgspec.Struct, frozen=True):
     outside: tuple[OutsideRange, ...] = ()
     origin: Origin = "live"
     half_width: float | None = None
+    distances: list[float] | None = None
+    predictor: Predictor | None = None
+
+    @property
+    def warnings(self) -> list[list[RecordWarning]]:
+        """The warnings of every record, where they were asked for."""
+        assert self.distances is not None
+        return record_warnings(self.distances, self.outside)
 
     @property
     def intervals(self) -> list[tuple[float, float]]:
@@ -68,13 +79,27 @@ class PredictionResult(msgspec.Struct, frozen=True):
         assert half is not None
         return [(each - half, each + half) for each in self.predictions]
 
+    def columns(self) -> dict[str, list[Any]]:
+        """Return what was asked for beside the predictions, with a value a record: ends of the intervals, texts of the warnings."""
+        found: dict[str, list[Any]] = {}
+        if self.half_width is not None:
+            found[LOWER], found[UPPER] = map(list, zip(*self.intervals, strict=True))
+        if self.distances is not None:
+            found[WARNINGS] = [[each.text for each in warnings] for warnings in self.warnings]
+        return found
+
     def head(self, limit: int) -> PredictionResult:
         """Return the first ``limit`` records of it, so that a waiting result keeps no large request in memory."""
         records = RecordBatch(self.batch.head(limit))
         if self.batch.size <= limit:
             return msgspec.structs.replace(self, batch=records)
         return msgspec.structs.replace(
-            self, batch=records, features=self.features[:limit].copy(), predictions=self.predictions[:limit]
+            self,
+            batch=records,
+            features=self.features[:limit].copy(),
+            predictions=self.predictions[:limit],
+            outside=(),
+            distances=self.distances and self.distances[:limit],
         )
 
 
@@ -134,6 +159,7 @@ class PredictionEngine:
         reader: Makes batches for models of the deployment's pipeline version.
         limits: What one request may contain.
         outside: Counts values outside of their ranges.
+        explanations: Explains predictions.
     """
 
     def __init__(
@@ -156,6 +182,7 @@ class PredictionEngine:
         self.limits = limits or Limits()
         self.reader = BatchReader(models.pipeline, max_records=self.limits.records, unknown=self.limits.unknown)
         self.outside = OutsideCounters()
+        self.explanations = Explanations()
         self._readers: OrderedDict[str, BatchReader] = OrderedDict()
         self._remote = remote
         self._predicted = predicted
@@ -207,6 +234,7 @@ class PredictionEngine:
         Raises:
             InvalidRecordError: A record cannot be processed.
             InvalidRequestError: The model has no intervals of the level that the batch asks for.
+            UnsupportedByModelError: It lacks what the batch asks for.
         """
         began = time.perf_counter()
         level = batch.wanted.interval
@@ -217,16 +245,28 @@ class PredictionEngine:
         else:
             features = await off_loop(batch.size, batch.features, predictor.pipeline)
         outside = await off_loop(batch.size, batch.outside, predictor.pipeline)
-        self.outside.add(outside)
+        if origin != "trial":
+            self.outside.add(outside)
+        distances = None
+        if batch.wanted.warnings:
+            distances = await off_loop(batch.size, predictor.distances, features)
         if few and predictor.quick:
             predictions = predictor.predict_features(features)
         else:
             predictions = await asyncio.to_thread(predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
-        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds, outside, origin, half_width)
+        result = PredictionResult(
+            batch, features, predictions, predictor.info, milliseconds, outside, origin, half_width, distances, predictor
+        )
         if self._predicted is not None and (live or predictor is self.champion.current):
             self._predicted(result)
         return result
+
+    async def explain(self, records: list[Record]) -> ExplanationResult:
+        """Explain the champion's predictions of raw records as mappings; errors as :meth:`Explanations.explain`."""
+        predictor = self.champion.require()
+        batch = await off_loop(len(records), self.reader_for(predictor).records, records)
+        return await self.explanations.explain(batch, predictor)
 
 
 async def off_loop(records: int, call: Callable[..., Any], *arguments: Any) -> Any:

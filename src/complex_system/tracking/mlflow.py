@@ -17,6 +17,7 @@ from complex_system.protocol.base import to_wire
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
 from complex_system.tracking.flavors import log_native
+from complex_system.tracking.model_files import TRAINING
 from complex_system.tracking.registry import (
     DATA_UNTIL,
     ONNX_FILE,
@@ -91,6 +92,8 @@ class MlflowTracker(Tracker):
                     ONNX_FOLDER,
                     {**result.files, ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata},
                 )
+                if result.training:
+                    _log_files(client, begun.run_id, TRAINING, dict(result.training))
                 if result.reference is not None:
                     _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: result.reference})
                 version = self._register(client, begun, result, name)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from complex_system.protocol.scores import Residuals, Scores
 from complex_system.training.data import Matrix, TrainingData
+
+if TYPE_CHECKING:
+    from complex_system.training.cross_validation import Keyed
 
 Parameter = str | int | float | bool
 
@@ -40,6 +43,8 @@ class TrainingParameters:
     learning_rate: float = 0.001
     network_batch: int = 64
     boosting_rounds: int = 2000
+    lightgbm_trials: int = 30
+    lightgbm_seconds: float = 20.0
 
     @classmethod
     def of(cls, settings: object) -> TrainingParameters:
@@ -57,6 +62,8 @@ class TrainedModel(ABC):
         history: Progress of every step.
         best_step: The step that this model is of.
         native: The framework's own model object, as its MLflow flavor logs it.
+        validation_predictions: Of the validation part, by a fit that stopped early by it, where the model was then trained again on
+            that part, too; else None.
     """
 
     flavor: ClassVar[str]
@@ -67,6 +74,12 @@ class TrainedModel(ABC):
     history: list[Progress]
     best_step: int
     native: Any
+    validation_predictions: Matrix | None = None
+
+    def predicted_validation(self, data: TrainingData) -> Matrix:
+        """Return predictions of shape (n,) of the validation part that no fit was trained on; early stopping has seen it."""
+        found = self.validation_predictions
+        return self.predict(data.validation.x) if found is None else found
 
     @abstractmethod
     def predict(self, x: Matrix) -> Matrix:
@@ -94,12 +107,38 @@ class Trainer(ABC):
     def prepare(self) -> None:
         """Import the framework, which may take seconds. Called in a thread before the first training."""
 
+    @property
+    def searches(self) -> bool:
+        """Whether :meth:`tuned` takes time."""
+        return False
+
+    def tuned(self, data: TrainingData, few: Keyed | None, look: Callable[[], None] = lambda: None) -> Trainer:
+        """Return a trainer with the parameters that suit such data best; this one, where the framework has no search.
+
+        Args:
+            data: What the next model is trained on.
+            few: All labelled records, where they are few.
+            look: Called often; an exception that it raises ends the search.
+        """
+        del data, few, look
+        return self
+
+    @property
+    def searched(self) -> dict[str, Any]:
+        """What :meth:`tuned` found, as JSON values; empty without a search."""
+        return {}
+
+    def with_searched(self, found: Mapping[str, Any]) -> Trainer:
+        """Return a trainer with what :attr:`searched` of an earlier one was, without another search."""
+        del found
+        return self
+
     @abstractmethod
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> TrainedModel:
         """Train on ``data.train``, stop early on ``data.validation``, and return the best step's model.
 
-        Feature and target scaling are estimated on ``data.train`` alone and become part of the model. Blocking; runs in a
-        thread.
+        Feature and target scaling are estimated on ``data.train`` alone and become part of the model. A trainer may then train again
+        on both parts; its model has ``validation_predictions``. Blocking; runs in a thread.
         """
 
     @abstractmethod

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightgbm as lgb
 import numpy as np
 from typing_extensions import override
 
 from complex_system.domain.dataset import Loss
-from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer, huber_threshold
-from complex_system.training.data import Matrix, TrainingData
+from complex_system.training.base import (
+    Parameter,
+    Progress,
+    ProgressCallback,
+    TrainedModel,
+    Trainer,
+    TrainingParameters,
+    huber_threshold,
+)
+from complex_system.training.data import Matrix, Samples, TrainingData
+from complex_system.training.lightgbm_search import Found, search
 from complex_system.training.onnx import with_declared_names
 
+if TYPE_CHECKING:
+    from complex_system.training.cross_validation import Keyed
+
 EARLY_STOPPING_ROUNDS = 30
+"""Rounds without a better validation loss that end a training, at the default learning rate; at a lower one more."""
+REFIT_BELOW = 100_000
+"""Training samples from which on there is no refit: it would double the time, for a fifth more of what is plenty."""
+SEARCH_FROM, SEARCH_BELOW = 100, 50_000
+"""Samples from which on there is a search: with fewer, chance chooses. And from which on there is none: its time would not suffice."""
 _OBJECTIVES: dict[Loss, tuple[str, str]] = {
     "squared": ("regression", "rmse"),
     "absolute": ("regression_l1", "l1"),
@@ -73,9 +91,19 @@ class LightGBMModel(TrainedModel):
 
 
 class LightGBMTrainer(Trainer):
-    """Boosts until the validation loss has not improved for 30 rounds."""
+    """Boosts until the validation loss stops improving, and trains again on both parts with the best number of rounds."""
 
     framework: ClassVar[str] = "lightgbm"
+
+    def __init__(self, parameters: TrainingParameters | None = None, found: Found | None = None) -> None:
+        """Make a trainer.
+
+        Args:
+            parameters: Those of every training.
+            found: What :meth:`tuned` found; the default settings without.
+        """
+        super().__init__(parameters)
+        self.found = found
 
     @override
     def prepare(self) -> None:
@@ -84,39 +112,133 @@ class LightGBMTrainer(Trainer):
 
         del onnxmltools, onnxruntime  # loaded now, so that the first training does not wait
 
+    @property
+    @override
+    def searches(self) -> bool:
+        return self.parameters.lightgbm_trials > 1
+
+    @override
+    def tuned(self, data: TrainingData, few: Keyed | None, look: Callable[[], None] = lambda: None) -> LightGBMTrainer:
+        """Return a trainer with the settings that a search found.
+
+        Few records are searched on the folds of the cross-validation: each fold's fit is judged on its part for early stopping, never
+        on the part that is scored. So no scored part chooses for its own fold. It does for the other folds, which train on it: the
+        cross-validation of the found settings is a little optimistic. `benchmarks/quality` measures by how much, beside outer folds
+        that the search has not seen.
+        """
+        parameters = self.parameters
+        if not self.searches or not SEARCH_FROM <= len(data.train) + len(data.validation) < SEARCH_BELOW:
+            return LightGBMTrainer(parameters)
+        parts = [(data.train, data.validation)]
+        if few is not None:
+            folds = [fold for repeat in few.folds() for fold in repeat]
+            parts = [(few.samples.of(fold.train), few.samples.of(fold.validation)) for fold in folds]
+        samples = min(len(train) for train, _ in parts)
+
+        def curves(settings: Mapping[str, Parameter], fold: int, check: Callable[[], None]) -> list[float]:
+            train, validation = parts[fold]
+            losses: list[float] = []
+
+            def note(results: list[Any]) -> None:
+                check()
+                losses.append(results[0][2])
+
+            self._boosted(self._settings(data, train, settings), data, train, validation, note, with_train=False)
+            return losses
+
+        limits = parameters.lightgbm_trials, parameters.lightgbm_seconds, parameters.seed
+        return LightGBMTrainer(parameters, search(curves, len(parts), samples, *limits, look))
+
+    @property
+    @override
+    def searched(self) -> dict[str, Any]:
+        return asdict(self.found) if self.found else {}
+
+    @override
+    def with_searched(self, found: Mapping[str, Any]) -> LightGBMTrainer:
+        return LightGBMTrainer(self.parameters, Found(**found) if found else None)
+
     @override
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> LightGBMModel:
+        """Train as the base class says; then again on both parts, by as many more rounds as there are more samples.
+
+        After a search these are the best rounds over all of its folds, which depend less on chance than those of one validation part.
+        The history, and ``validation_predictions``, are of the first fit: the second one has seen the validation part.
+        """
+        train, validation, rounds = data.train, data.validation, self.parameters.boosting_rounds
+        settings = self._settings(data, train, self.found.settings if self.found else {})
+        history: list[Progress] = []
+
+        def report(results: list[Any]) -> None:
+            errors = {name: float(value) for name, kind, value, *_ in results if kind == "rmse"}
+            history.append(Progress(len(history) + 1, rounds, errors["train"], errors["validation"]))
+            on_progress(history[-1])
+
+        booster = self._boosted(settings, data, train, validation, report, with_train=True)
+        best = booster.best_iteration or len(history)
+        parameters = {
+            **settings,
+            "boosting_rounds": rounds,
+            "early_stopping_rounds": _patience(settings),
+            **(self.found.logged if self.found else {}),
+        }
+        model = LightGBMModel(data.feature_names, parameters, history, best, booster)
+        if len(train) < REFIT_BELOW:
+            model.validation_predictions = model.predict(validation.x)
+            both = Samples(np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y]))
+            per_sample = self.found.rounds if self.found and self.found.rounds else best / len(train)
+            again = min(rounds, max(1, round(per_sample * len(both))))
+            model.native = lgb.train(settings, _dataset(data, both), again)
+            model.parameters = {**parameters, "refit_rounds": again}
+        return model
+
+    def _settings(self, data: TrainingData, train: Samples, found: Mapping[str, Parameter]) -> dict[str, Parameter]:
         settings = {**BOOSTING, "seed": self.parameters.seed}
         objective, metric = _OBJECTIVES[data.loss]
         if data.loss != "squared":
             settings["objective"], settings["metric"] = objective, f"{metric},rmse"
         if data.loss == "huber":
-            settings["alpha"] = huber_threshold(data.train.y)
-        if len(data.train) < _FEW:
-            settings["min_data_in_leaf"] = max(2, len(data.train) // 12)
-        names = _accepted_names(data.feature_names)
-        train = lgb.Dataset(data.train.x, data.train.y, feature_name=names, free_raw_data=False)
-        validation = train.create_valid(data.validation.x, data.validation.y)
-        history: list[Progress] = []
-        rounds = self.parameters.boosting_rounds
+            settings["alpha"] = huber_threshold(train.y)
+        if len(train) < _FEW:
+            settings["min_data_in_leaf"] = max(2, len(train) // 12)
+        return {**settings, **found}
+
+    def _boosted(
+        self,
+        settings: Mapping[str, Parameter],
+        data: TrainingData,
+        train: Samples,
+        validation: Samples,
+        each_round: Callable[[list[Any]], None],
+        *,
+        with_train: bool,
+    ) -> lgb.Booster:
+        """Boost until the validation loss has not become smaller for many rounds.
+
+        Args:
+            settings: LightGBM's.
+            data: Names the features.
+            train: What is trained on.
+            validation: What is evaluated after every round.
+            each_round: Gets the evaluations; it may raise.
+            with_train: Whether the training part is evaluated, too, which takes time.
+        """
+        made = _dataset(data, train)
+        watched = {"train": made} if with_train else {}
+        watched["validation"] = made.create_valid(validation.x, validation.y)
 
         def report(env: Any) -> None:
-            errors = {name: float(value) for name, kind, value, *_ in env.evaluation_result_list if kind == "rmse"}
-            history.append(Progress(env.iteration + 1, rounds, errors["train"], errors["validation"]))
-            on_progress(history[-1])
+            each_round(env.evaluation_result_list)
 
         report.order = 5  # type: ignore[attr-defined]  # before early stopping (30), which ends a round by an exception
-        booster = lgb.train(
-            settings,
-            train,
-            rounds,
-            valid_sets=[train, validation],
-            valid_names=["train", "validation"],
-            callbacks=[report, lgb.early_stopping(EARLY_STOPPING_ROUNDS, first_metric_only=True, verbose=False)],
+        return lgb.train(
+            dict(settings),
+            made,
+            self.parameters.boosting_rounds,
+            valid_sets=list(watched.values()),
+            valid_names=list(watched),
+            callbacks=[report, lgb.early_stopping(_patience(settings), first_metric_only=True, verbose=False)],
         )
-        best = booster.best_iteration or len(history)
-        parameters = {**settings, "boosting_rounds": rounds, "early_stopping_rounds": EARLY_STOPPING_ROUNDS}
-        return LightGBMModel(data.feature_names, parameters, history, best, booster)
 
     @override
     def restored(
@@ -163,6 +285,15 @@ def in_single_precision(model: str) -> tuple[str, float]:
     text = re.sub(r"^threshold=(.*)$", below, text, flags=re.MULTILINE)
     text = re.sub(r"^leaf_value=(.*)$", centred, text, flags=re.MULTILINE)
     return text, float(np.sum(middles))
+
+
+def _patience(settings: Mapping[str, Parameter]) -> int:
+    slower = float(BOOSTING["learning_rate"]) / float(settings["learning_rate"])
+    return round(EARLY_STOPPING_ROUNDS * max(1.0, slower))
+
+
+def _dataset(data: TrainingData, samples: Samples) -> lgb.Dataset:
+    return lgb.Dataset(samples.x, samples.y, feature_name=_accepted_names(data.feature_names), free_raw_data=False)
 
 
 def _accepted_names(names: tuple[str, ...]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from complex_system.domain.dataset import Loss
 from complex_system.errors import TrainingFailedError
@@ -31,12 +32,18 @@ MIN_STEPS = 50
 """Gradient steps of an epoch, at least: with few records 200 epochs of one step each end long before the minimum."""
 MIN_BATCH = 16
 """Samples of a gradient step that are not reduced further to reach ``MIN_STEPS``; an epoch passes over the samples again instead."""
+MEMBERS = 4
+"""Networks of an ensemble, each from a random start of its own: their mean scatters less than they do."""
+ONE_MEMBER_FROM = 20_000
+"""Training samples from which one network takes the place of an ensemble: it scatters little there, and a training costs more."""
+ENSEMBLE_HIDDEN = 64
+"""Units of each of the two hidden layers of a member."""
 WARM_UP = 20
 """Epochs before patience counts: the average of the weights comes later than the weights."""
 MIN_IMPROVEMENT = 0.001
 """Relative decrease of the validation loss that counts as an improvement for patience."""
 _QUANTILE_SAMPLES = 50_000
-"""Records that the bounds of a feature are estimated from, at most."""
+"""Records that quantiles are estimated from, at most."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,14 @@ def winsorized(column: Matrix) -> Matrix:
 
     A normal column is so clipped beyond 4.9 deviations. One whose quantiles are equal, such as a rare category, is returned as it is.
     """
-    low, high = np.quantile(column[:: -(-len(column) // _QUANTILE_SAMPLES)], (0.05, 0.95))
+    low, high = quantiles(column, (0.05, 0.95))
     return np.clip(column, 2 * low - high, 2 * high - low) if high > low else column
+
+
+def quantiles(column: Matrix, at: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return quantiles of a column of shape (n,), of an even sample where it is long."""
+    found: npt.NDArray[np.float64] = np.quantile(column[:: -(-len(column) // _QUANTILE_SAMPLES)].astype(np.float64), at)
+    return found
 
 
 @dataclass(frozen=True)
@@ -142,12 +155,15 @@ class Course(Generic[W]):
     best_weights: W
 
 
-def network_parameters(
-    parameters: TrainingParameters, layers: Sequence[int], loss: Loss, pace: Pace, **others: float
-) -> dict[str, Parameter]:
-    """Return what is logged of a network's training; ``others`` are parameters of the framework."""
+def members_for(samples: int) -> int:
+    """Return the number of networks of an ensemble for so many training samples."""
+    return 1 if samples >= ONE_MEMBER_FROM else MEMBERS
+
+
+def network_parameters(parameters: TrainingParameters, loss: Loss, pace: Pace, **others: Parameter) -> dict[str, Parameter]:
+    """Return what is logged of a network's training; ``others`` are its architecture and parameters of the framework."""
     return {
-        "layers": "-".join(map(str, layers)), "activation": "relu", "optimizer": "adam", "loss": _LOSSES[loss],
+        "activation": "relu", "optimizer": "adam", "loss": _LOSSES[loss],
         "learning_rate": parameters.learning_rate, **others, "weight_averaging": pace.averaging, "epochs": parameters.epochs,
         "patience": parameters.patience, "batch_size": pace.batch, "passes": pace.passes, "seed": parameters.seed,
     }  # fmt: skip

@@ -51,7 +51,7 @@ def check_onnx(model: TrainedModel, onnx: bytes, x: Matrix, truth: Matrix | None
     """
     expected = model.predict(x).astype(np.float64)
     try:
-        predicted = _run(onnx, [x, *(x[i : i + 1] for i in range(min(3, len(x))))])
+        predicted = run_onnx(onnx, [x, *(x[i : i + 1] for i in range(min(3, len(x))))])
     except Exception as error:
         raise TrainingFailedError(f"The ONNX model cannot be run: {error}") from error
     for rows, answer in zip([len(x), 1, 1, 1], predicted, strict=False):
@@ -95,7 +95,8 @@ def with_declared_names(model: Any) -> bytes:
     return serialized
 
 
-def _run(onnx: bytes, batches: list[Matrix]) -> list[Matrix]:
+def run_onnx(onnx: bytes, batches: list[Matrix]) -> list[Matrix]:
+    """Return what an ONNX model predicts for each batch of features, of shape (n, 1), in one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

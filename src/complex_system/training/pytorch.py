@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -18,30 +20,49 @@ from typing_extensions import override
 from complex_system.domain.dataset import Loss
 from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer, huber_threshold
 from complex_system.training.data import Matrix, TrainingData
-from complex_system.training.network import CLIP, Epoch, Pace, Scaling, network_parameters, train_epochs
+from complex_system.training.network import (
+    CLIP,
+    ENSEMBLE_HIDDEN,
+    Epoch,
+    Pace,
+    Scaling,
+    members_for,
+    network_parameters,
+    quantiles,
+    train_epochs,
+)
 from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
 
 HIDDEN = 10
+MAX_BINS = 10
+"""Bins of a feature, at most."""
+MIN_BIN_SAMPLES = 20
+"""Training samples of a bin, at least."""
 WEIGHT_DECAY = 2e-3
 THREADS = 1  # the networks are small, and four trainers share a machine
 
 
-class DemonstratorNeuralNet(nn.Module):
-    """The blueprint's network, input-10-10-output with ReLU, between buffers that scale features and target.
+class ScaledNetwork(nn.Module):
+    """A network between buffers that scale features and target.
 
     The buffers are part of the state dict: the loaded model takes processed features and predicts in the target's own unit.
+
+    Attributes:
+        layers: Takes scaled features. Returns predictions in the scaled target's unit, of shape (n, outputs); while it is trained it
+            may return more than one for each, side by side, which are trained alike.
+        about: What is logged of the architecture.
     """
 
+    layers: nn.Module
+    about: dict[str, Parameter]
     feature_mean: Tensor
     feature_scale: Tensor
     target_mean: Tensor
     target_scale: Tensor
 
-    def __init__(self, input_dim: int, output_dim: int = 1) -> None:
+    def __init__(self, layers: nn.Module, input_dim: int, output_dim: int = 1) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(input_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, output_dim)
-        )
+        self.layers = layers
         self.register_buffer("feature_mean", torch.zeros(input_dim))
         self.register_buffer("feature_scale", torch.ones(input_dim))
         self.register_buffer("target_mean", torch.zeros(output_dim))
@@ -61,8 +82,91 @@ class DemonstratorNeuralNet(nn.Module):
         self.target_scale.fill_(scaling.target_scale)
 
 
+class DemonstratorNeuralNet(ScaledNetwork):
+    """The blueprint's network, input-10-10-output with ReLU."""
+
+    def __init__(self, input_dim: int, output_dim: int = 1) -> None:
+        layers = nn.Sequential(
+            nn.Linear(input_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, output_dim)
+        )
+        super().__init__(layers, input_dim, output_dim)
+        self.about = {"layers": f"{input_dim}-{HIDDEN}-{HIDDEN}-{output_dim}"}
+
+
+class PiecewiseEncoding(nn.Module):
+    """Features, and behind them how full each of their quantile bins is, 0 to 1: a piecewise-linear encoding.
+
+    Gorishniy, Rubachev and Babenko, On Embeddings for Numerical Features in Tabular Deep Learning, NeurIPS 2022.
+    """
+
+    feature: Tensor
+    slope: Tensor
+    offset: Tensor
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.register_buffer("feature", torch.zeros(bins, dtype=torch.int64))
+        self.register_buffer("slope", torch.zeros(bins))
+        self.register_buffer("offset", torch.zeros(bins))
+
+    def forward(self, scaled: Tensor) -> Tensor:
+        """Return shape (n, features + bins)."""
+        if not len(self.slope):
+            return scaled
+        bins = torch.clamp(scaled[:, self.feature] * self.slope + self.offset, 0.0, 1.0)
+        return torch.cat([scaled, bins], dim=1)
+
+
+def encoding_of(scaled: Matrix) -> PiecewiseEncoding:
+    """Return an encoding by quantiles of scaled training features of shape (n, features)."""
+    at = np.linspace(0, 1, 1 + min(MAX_BINS, max(2, len(scaled) // MIN_BIN_SAMPLES)))
+    # Edges closer than a thousandth of a deviation would make steps of the bins.
+    edges = [np.unique(quantiles(column, at).round(3)) for column in scaled.T]
+    # A bin that is the only one of its feature is that feature again.
+    bins = [(i, low, high) for i, each in enumerate(edges) if len(each) > 2 for low, high in pairwise(each)]
+    encoding = PiecewiseEncoding(len(bins))
+    for place, (i, low, high) in enumerate(bins):
+        encoding.feature[place], encoding.slope[place], encoding.offset[place] = i, 1 / (high - low), low / (low - high)
+    return encoding
+
+
+class Ensemble(nn.Module):
+    """Networks with two hidden layers and a linear path beside them, side by side, each from a random start of its own.
+
+    While it is trained it returns the predictions of all members, shape (n, members), otherwise their mean, shape (n, 1).
+    """
+
+    def __init__(self, width: int, members: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, members)
+        self.first = nn.Linear(width, members * ENSEMBLE_HIDDEN)
+        self.second = nn.Parameter(torch.empty(members, ENSEMBLE_HIDDEN, ENSEMBLE_HIDDEN))
+        self.second_bias = nn.Parameter(torch.zeros(members, 1, ENSEMBLE_HIDDEN))
+        self.last = nn.Parameter(torch.empty(members, ENSEMBLE_HIDDEN, 1))
+        nn.init.zeros_(self.linear.weight)
+        for weights in (self.second, self.last):
+            nn.init.uniform_(weights, -(ENSEMBLE_HIDDEN**-0.5), ENSEMBLE_HIDDEN**-0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return predictions of ``inputs`` of shape (n, width)."""
+        hidden = torch.relu(self.first(inputs)).reshape(-1, len(self.last), ENSEMBLE_HIDDEN).transpose(0, 1)
+        hidden = torch.relu(torch.bmm(hidden, self.second) + self.second_bias)
+        members: Tensor = torch.bmm(hidden, self.last).squeeze(2).T + self.linear(inputs)
+        return members if self.training else members.mean(dim=1, keepdim=True)
+
+
+class PiecewiseNeuralNet(ScaledNetwork):
+    """An ensemble on piecewise-linear encodings: unlike a plain network it bends where the data are, as trees do."""
+
+    def __init__(self, input_dim: int, encoding: PiecewiseEncoding, members: int) -> None:
+        bins = len(encoding.slope)
+        super().__init__(nn.Sequential(encoding, Ensemble(input_dim + bins, members)), input_dim)
+        layers = f"{input_dim + bins}-{ENSEMBLE_HIDDEN}-{ENSEMBLE_HIDDEN}-1"
+        self.about = {"layers": layers, "bins": bins, "members": members}
+
+
 class PyTorchModel(TrainedModel):
-    """A trained ``DemonstratorNeuralNet``."""
+    """A trained network."""
 
     flavor: ClassVar[str] = "pytorch"
 
@@ -111,18 +215,25 @@ class PyTorchTrainer(Trainer):
 
     @override
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> PyTorchModel:
+        scaling = Scaling.of(data.train, data.loss)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.parameters.seed)
-            network = DemonstratorNeuralNet(len(data.feature_names))
-        scaling = Scaling.of(data.train, data.loss)
-        network.take_scaling(scaling)
-        epochs = _Epochs(self, network, scaling, data)
-        course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
+            network = self.network(scaling.apply(data.train)[0])
+            network.take_scaling(scaling)
+            epochs = _Epochs(self, network, scaling, data)
+            course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         network.layers.load_state_dict(course.best_weights)
         network.eval()
-        layers = (len(data.feature_names), HIDDEN, HIDDEN, 1)
-        parameters = network_parameters(self.parameters, layers, data.loss, epochs.pace, weight_decay=WEIGHT_DECAY)
+        parameters = network_parameters(self.parameters, data.loss, epochs.pace, weight_decay=WEIGHT_DECAY, **network.about)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
+
+    def network(self, x: Matrix) -> ScaledNetwork:
+        """Make the network that is trained on scaled features ``x``, at random."""
+        return DemonstratorNeuralNet(x.shape[1])
+
+    def empty(self, state: Mapping[str, Tensor], width: int) -> ScaledNetwork:
+        """Make the network that a state dict of :meth:`network` can be loaded into; KeyError where it is another one's."""
+        return DemonstratorNeuralNet(width)
 
     @override
     def restored(
@@ -133,23 +244,34 @@ class PyTorchTrainer(Trainer):
         history: list[Progress],
         best_step: int,
     ) -> PyTorchModel:
-        network = DemonstratorNeuralNet(len(feature_names))
         try:
-            network.load_state_dict(torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(str(error)) from error
+            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+            network = self.empty(state, len(feature_names))
+            network.load_state_dict(state)
+        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise ValueError(f"The bytes are not a model of {type(self).__name__}: {error}") from error
         return PyTorchModel(feature_names, parameters, history, best_step, network.eval())
+
+
+class PiecewiseTrainer(PyTorchTrainer):
+    """Trains a ``PiecewiseNeuralNet``: the members at the same time, on the same batches."""
+
+    @override
+    def network(self, x: Matrix) -> ScaledNetwork:
+        return PiecewiseNeuralNet(x.shape[1], encoding_of(x), members_for(len(x)))
+
+    @override
+    def empty(self, state: Mapping[str, Tensor], width: int) -> ScaledNetwork:
+        encoding = PiecewiseEncoding(len(state["layers.0.slope"]))
+        return PiecewiseNeuralNet(width, encoding, len(state["layers.1.last"]))
 
 
 class _Epochs:
     """The epochs of one training. The average of the weights is evaluated and kept, not the weights themselves."""
 
-    def __init__(
-        self, trainer: PyTorchTrainer, network: DemonstratorNeuralNet, scaling: Scaling, data: TrainingData
-    ) -> None:
-        self._layers = network.layers
-        self._averaged = DemonstratorNeuralNet(len(data.feature_names)).layers
-        self._averaged.load_state_dict(self._layers.state_dict())
+    def __init__(self, trainer: PyTorchTrainer, network: ScaledNetwork, scaling: Scaling, data: TrainingData) -> None:
+        self._layers = network.layers.train()
+        self._averaged = copy.deepcopy(network.layers).eval()
         self._scaling = scaling
         self._train, self._validation = (
             [torch.from_numpy(part) for part in scaling.apply(samples)] for samples in (data.train, data.validation)
@@ -173,14 +295,14 @@ class _Epochs:
         for xs, ys in zip(torch.split(x, self.pace.batch), torch.split(y, self.pace.batch), strict=True):
             self._optimizer.zero_grad()
             predicted = self._layers(xs)
-            loss = self._loss(predicted, ys)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # The sum over what is trained side by side, so that each is trained as it would be alone.
+            loss = predicted.shape[1] * self._loss(predicted, ys.expand_as(predicted))
+            loss.backward()
             self._optimizer.step()
             self._steps += 1
             with torch.no_grad():
                 torch._foreach_lerp_(averaged, weights, 1.0 - self.pace.averaging_at(self._steps))
-            squared = loss if self._loss is nn.functional.mse_loss else nn.functional.mse_loss(predicted, ys)
-            squares += float(squared.detach()) * len(xs)
+            squares += float(nn.functional.mse_loss(predicted.detach().mean(dim=1, keepdim=True), ys)) * len(xs)
         with torch.inference_mode():
             predicted, truth = self._averaged(self._validation[0]), self._validation[1]
             error, lost = float(nn.functional.mse_loss(predicted, truth)), float(self._loss(predicted, truth))

@@ -88,8 +88,8 @@ class TensorFlowTrainer(Trainer):
         epochs = _Epochs(self, core, scaling, data)
         course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         core.set_weights(course.best_weights)
-        layers = (len(data.feature_names), HIDDEN, HIDDEN, 1)
-        parameters = network_parameters(self.parameters, layers, data.loss, epochs.pace, l2=L2)
+        layers = f"{len(data.feature_names)}-{HIDDEN}-{HIDDEN}-1"
+        parameters = network_parameters(self.parameters, data.loss, epochs.pace, layers=layers, l2=L2)
         native = _scaled_model(core, scaling)
         return TensorFlowModel(data.feature_names, parameters, course.history, course.best_step, native)
 

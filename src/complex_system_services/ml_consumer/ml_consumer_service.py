@@ -103,7 +103,7 @@ class MlConsumerService(SystemService):
             self._registry, MlflowTracker(uri, settings.mlflow_experiment, prefix, key), self._log, data, dataset,
             self._run_blocking, holdout_newest=settings.holdout_newest,
             baseline_samples=0 if known else _BASELINE_SAMPLES, few=0 if known else settings.cross_validate_below,
-            prefix=prefix, level=settings.champion_level, approved=settings.promotion == "approved",
+            prefix=prefix, level=settings.champion_level, stack=settings.stack, approved=settings.promotion == "approved",
         )  # fmt: skip
         self._decisions = ChampionDecisions(
             self._registry, DocumentClient(self), self._run_blocking, mode=settings.promotion

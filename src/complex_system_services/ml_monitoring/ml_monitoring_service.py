@@ -42,6 +42,7 @@ from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
+from complex_system.service_layer.monitoring.trials import TrialClient
 from complex_system.tracking.connection import load_mlflow
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
@@ -147,6 +148,7 @@ class MlMonitoringService(SystemService):
         settings = self.settings
         return page_of(
             self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key, decide=self._decide,
+            trials=TrialClient(self),
             now=self._clock,
         )  # fmt: skip
 

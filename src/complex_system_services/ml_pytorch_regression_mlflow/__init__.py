@@ -1,1 +1,1 @@
-"""Trains the blueprint's network with PyTorch and registers it in MLflow."""
+"""Trains an ensemble on piecewise-linear encodings with PyTorch and registers it in MLflow."""

@@ -1,4 +1,4 @@
-"""Trains the blueprint's network with PyTorch and registers it in MLflow."""
+"""Trains an ensemble on piecewise-linear encodings with PyTorch and registers it in MLflow."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class MlPytorchRegressionMlflowService(TrainerService):
 
     @override
     def make_trainer(self, parameters: TrainingParameters) -> Trainer:
-        from complex_system.training.pytorch import PyTorchTrainer
+        from complex_system.training.pytorch import PiecewiseTrainer
 
-        return PyTorchTrainer(parameters)
+        return PiecewiseTrainer(parameters)

@@ -11,9 +11,15 @@ from complex_system.messaging.handlers import hears
 from complex_system.messaging.subjects import PREDICT, PREDICT_WANDB
 from complex_system.protocol.base import ArrowPage, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State
-from complex_system.protocol.serving import PREDICT_COLUMNS, PREDICT_COLUMNS_WANDB
+from complex_system.protocol.serving import (
+    EXPLAIN,
+    EXPLAIN_WANDB,
+    PREDICT_COLUMNS,
+    PREDICT_COLUMNS_WANDB,
+    ExplainedPredictions,
+    ExplainRequest,
+)
 from complex_system.protocol.training import TRAINING_FINISHED, TrainingFinished
-from complex_system.protocol.trial import SUGGEST_SETTINGS
 from complex_system.service_layer.serving.service import ServingService
 from complex_system.serving.models.source import ModelSource
 from complex_system.serving.models.wandb import wandb_source
@@ -49,6 +55,10 @@ class MlServingService(ServingService):
         return [PREDICT_COLUMNS_WANDB, PREDICT_COLUMNS] if self._answers_prediction else [PREDICT_COLUMNS_WANDB]
 
     @override
+    def explain_subjects(self) -> list[Request[ExplainRequest, ExplainedPredictions]]:
+        return [EXPLAIN_WANDB, EXPLAIN] if self._answers_prediction else [EXPLAIN_WANDB]
+
+    @override
     async def on_start(self) -> None:
         if self.settings.serving_answers_prediction:
             other = await self.answerer(PREDICT, [])
@@ -68,7 +78,7 @@ class MlServingService(ServingService):
         """Stop answering ``get-prediction`` as soon as the champion's service is there."""
         if beat.service == CHAMPION_SERVICE and self._answers_prediction:
             self._leave_to(CHAMPION_SERVICE)
-            for given_up in (PREDICT, PREDICT_COLUMNS, SUGGEST_SETTINGS):
+            for given_up in (PREDICT, PREDICT_COLUMNS, EXPLAIN, *(request for request, _ in self.trials)):
                 await self.stop_answering(given_up)
             if self._state != "starting":
                 await self.set_state(*self.initial_state())

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from complex_system.messaging.subjects import PREDICT
 from complex_system.protocol.base import ArrowPage, Request
-from complex_system.protocol.serving import PREDICT_COLUMNS
+from complex_system.protocol.serving import EXPLAIN, PREDICT_COLUMNS, ExplainedPredictions, ExplainRequest
 from complex_system.service_layer.serving.service import ServingService
 from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.serving.models.source import ModelSource
@@ -35,3 +35,7 @@ class MlServingMlflowService(ServingService):
     @override
     def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
         return [PREDICT_COLUMNS]
+
+    @override
+    def explain_subjects(self) -> list[Request[ExplainRequest, ExplainedPredictions]]:
+        return [EXPLAIN]

@@ -1,4 +1,7 @@
-"""The Dash application: one shell, six views, one clock. It reads; decisions about the champion are sent to who carries them out."""
+"""The Dash application: one shell, seven views, one clock.
+
+It reads. Decisions about the champion, and questions to it, are sent to who carries them out.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,12 @@ from complex_system.monitoring.page.formatting import Clock, Level, Viewer
 from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.page.period_report import make_report
 from complex_system.monitoring.page.reading import DEFAULT_PERIOD, PERIODS, Facts, Period, Reading, take
-from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system
+from complex_system.monitoring.page.trial import Asking, Trials, try_models
+from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system, trial
 from complex_system.monitoring.page.views.promotion import Decide, take_decisions
 from complex_system.protocol.promotion import ChampionRequest, Promotion
 
-VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, data.VIEW, system.VIEW, alerts.VIEW)
+VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, trial.VIEW, data.VIEW, system.VIEW, alerts.VIEW)
 ASSETS = Path(__file__).parent / "assets"
 TIMEOUT = 10.0
 """Seconds that a request waits for the event loop to take a reading."""
@@ -52,6 +56,7 @@ def page_of(
     mlflow_uri: str = "",
     api_key: str = "",
     decide: Callable[[ChampionRequest], Awaitable[Promotion]] | None = None,
+    trials: Trials | None = None,
     refresh: float = 2.0,
     now: Callable[[], float] = time.time,
 ) -> WsgiGateway:
@@ -65,6 +70,7 @@ def page_of(
         mlflow_uri: The tracking server, whose user interface the page links to.
         api_key: As for the REST interface; empty for none, and then nobody may decide about the champion.
         decide: Has a decision about the champion carried out, in the event loop.
+        trials: Asks the champion's service, in the event loop; without it, there is nothing to try.
         refresh: Seconds between two updates of an open page.
         now: Seconds since 1970.
     """
@@ -84,7 +90,8 @@ def page_of(
     def carry_out(asked: ChampionRequest) -> Promotion:
         return asyncio.run_coroutine_threadsafe(decided(asked), loop).result()
 
-    return WsgiGateway(make_page(read, facts, refresh, carry_out if may_decide else None), api_key)
+    asking = Asking(trials, loop) if trials is not None else None
+    return WsgiGateway(make_page(read, facts, refresh, carry_out if may_decide else None, asking), api_key)
 
 
 def public_address(uri: str) -> str:
@@ -121,7 +128,9 @@ class Readings:
             return self._taken[period.key]
 
 
-def make_page(read: Read, facts: Facts, refresh: float, decide: Decide | None = None) -> flask.Flask:
+def make_page(
+    read: Read, facts: Facts, refresh: float, decide: Decide | None = None, asking: Asking | None = None
+) -> flask.Flask:
     """Return the page as a WSGI application.
 
     Args:
@@ -129,6 +138,7 @@ def make_page(read: Read, facts: Facts, refresh: float, decide: Decide | None = 
         facts: What does not change.
         refresh: Seconds between two updates of an open page.
         decide: Has a decision about the champion carried out; it may block. None refuses all decisions.
+        asking: Asks the champion's service; without it, there is nothing to try.
     """
     server = flask.Flask("complex_system.monitoring.page")
     app = Dash(
@@ -144,6 +154,8 @@ def make_page(read: Read, facts: Facts, refresh: float, decide: Decide | None = 
     for view in VIEWS:
         _fill(app, view, readings)
     take_decisions(app, decide)
+    if asking is not None:
+        try_models(app, asking)
     _clientside(app)
 
     @server.route("/report")
@@ -186,6 +198,7 @@ def shell(facts: Facts, refresh: float) -> Component:
             dcc.Location(id="place"),
             dcc.Store(id="client"),
             dcc.Store(id="wake", data=0),
+            dcc.Store(id="try-values"),  # the reader's, also after a look at another view
             dcc.Store(id="shell-go"),
             dcc.Store(id="shell-done"),
             dcc.Interval(id="tick", interval=round(refresh * 1000)),

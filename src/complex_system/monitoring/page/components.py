@@ -52,7 +52,7 @@ class View:
     @property
     def name(self) -> str:
         """Prefix of its ids."""
-        return self.title.lower()
+        return self.title.lower().replace(" ", "-")
 
     @property
     def outputs(self) -> list[tuple[str, str]]:

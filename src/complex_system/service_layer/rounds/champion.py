@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import NotEnoughDataError, TrainingFailedError, UnknownModelError
-from complex_system.evaluation.comparison import ComparisonRequest, ModelComparison, linear_result
+from complex_system.evaluation.comparison import ComparisonRequest, ModelComparison, ToCompare, linear_result
+from complex_system.evaluation.explained import explain_version
 from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.results import Comparison
 from complex_system.evaluation.verdict import format_figure
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+STACK_SAMPLES = 10_000
+"""Training samples that are read for a stack where no baseline needs them, at most about."""
+
 
 class RunBlocking(Protocol):
     """Runs a blocking call to MLflow without holding up the event loop."""
@@ -48,11 +52,12 @@ class RunBlocking(Protocol):
 class ChampionSelector:
     """Compares models on the newest hold-out data and makes one champion. A new model has to be surely better than the present one.
 
-    The linear model is fitted here, and registered like a trainer's model where it is to be champion.
+    The linear model is fitted here, and registered like a trainer's model where it is to be champion. So is the stack of a round's
+    models, which is registered whenever there is one, and then compared like them.
 
     Attributes:
         registry: Where the models are.
-        tracker: Registers the linear model.
+        tracker: Registers the linear model and the stack.
         comparisons: Where comparisons are kept.
         data: Where the hold-out samples come from.
         dataset: What the models are for.
@@ -62,6 +67,7 @@ class ChampionSelector:
         few: Labelled records below which baselines are cross-validated, as the trainers do it with their models.
         prefix: Begin of the registered names.
         level: Probability with which a round may change the champion although no model is better.
+        stack: Whether there is a stack.
         approved: A person decides about every new champion; the winner of a round is the candidate.
     """
 
@@ -77,6 +83,7 @@ class ChampionSelector:
     few: int
     prefix: str
     level: float
+    stack: bool = True
     approved: bool = False
 
     async def select(self, request: ComparisonRequest) -> tuple[ComparisonFinished, ChampionChanged | None]:
@@ -91,6 +98,10 @@ class ChampionSelector:
             request.comparison = await self._compare(request)
         if request.linear is not None:
             request.comparison = await self._registered(request.comparison, request, request.linear)
+        if request.holdout is not None:
+            explain = partial(explain_version, self.registry, Pipeline(self.dataset), request.comparison.winner.ref)
+            explanation = await self.run_blocking(partial(explain, request.holdout))
+            request.comparison, request.holdout = replace(request.comparison, explanation=explanation), None
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
@@ -185,21 +196,37 @@ class ChampionSelector:
             seen = await self.run_blocking(partial(self._seen_by, request.models))
         try:
             data = await self.data.to_compare(
-                self.holdout_newest, request.since, self.baseline_samples, self.few, request.after, seen,
-                _read_by(champion) if champion is not None and takes_part else None, request.moved_since,
+                self.holdout_newest, request.since, self.baseline_samples or (STACK_SAMPLES if self.stack else 0), self.few,
+                request.after, seen, _read_by(champion) if champion is not None and takes_part else None, request.moved_since,
+                stack=self.stack,
             )  # fmt: skip
         except NotEnoughDataError as error:
             if request.alert is None:
                 raise
             raise TrainingFailedError(f"Round {request.round} cannot be compared: {error.message}") from error
-        compare = ModelComparison(self.registry, Pipeline(self.dataset), self.prefix, self.level).run
+        compare = ModelComparison(
+            self.registry, Pipeline(self.dataset), self.prefix, self.level, baselines=self.baseline_samples > 0
+        )
+        if self.stack and not request.stacked:
+            await self._add_stack(compare, request, data)
         hold = self._hold(present, compared=takes_part and not data.champion_has_seen)
-        found = await self.run_blocking(partial(compare, request, data, champion, hold))
+        found = await self.run_blocking(partial(compare.run, request, data, champion, hold))
+        request.holdout = data.holdout
         if not found.winner.ref.version and data.training is not None:
             reference, files = await self.data.description(data.training, data.keys, data.labelled)
             fit = partial(linear_result, request.round, self.dataset, data.training, data.few, reference, files)
             request.linear = await asyncio.to_thread(fit)
         return found
+
+    async def _add_stack(self, compare: ModelComparison, request: ComparisonRequest, data: ToCompare) -> None:
+        """Register the stack of the models and add it to them. After a failure, the next call goes on with what was begun."""
+        if request.stack is None and data.training is not None:
+            reference, files = await self.data.description(data.training, data.keys, data.labelled)
+            request.stack = await self.run_blocking(partial(compare.stack, request, data, reference, files))
+        if request.stack is not None:
+            logged = await self.run_blocking(partial(self.tracker.log, request.stack))
+            request.models, request.stack = [*request.models, (logged.model, logged.version)], None
+        request.stacked = True
 
     def _hold(self, champion: ModelVersionRef | None, *, compared: bool) -> str:
         """Return why a person decides about a new champion, as a part of a sentence; empty where the round does."""

@@ -14,6 +14,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.record_time import RecordTimes
 from complex_system.errors import NotEnoughDataError
 from complex_system.evaluation.comparison import ToCompare
+from complex_system.evaluation.stacking import HoldOut
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE
 from complex_system.service_layer.training.job import training_description
@@ -42,6 +43,8 @@ class LabelledData:
         seen: Sequence[Read] = (),
         champion_seen: Read | None = None,
         moved_since: float | None = None,
+        *,
+        stack: bool = False,
     ) -> ToCompare:
         """Return the newest samples of the hold-out part, which no trainer sees, and some of the training part.
 
@@ -54,6 +57,7 @@ class LabelledData:
             seen: What the trainings of the new models have read, with a split by group or time.
             champion_seen: The same of the champion; None where it does not take part.
             moved_since: The hold-out samples that decide are only those whose time is later; the others are returned beside them.
+            stack: Whether some of the hold-out samples are for the weights of a stack, where the records are not few.
 
         Raises:
             NotEnoughDataError: There are too few to compare models with.
@@ -106,13 +110,17 @@ class LabelledData:
         if len(holdout) < MIN_SAMPLES:
             raise collector.too_few(Part.HOLDOUT, len(holdout))
         keyed, copies = await asyncio.to_thread(every.keyed), await asyncio.to_thread(collector.copies.found)
+        parts = HoldOut(holdout, everything)
+        if stack and keyed is None:
+            parts = await asyncio.to_thread(parts.divided, self._dataset.split.by)
         if training is not None and keyed is None:
             training = await asyncio.to_thread(set_apart, self._dataset, training)
         keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
         suspects = await asyncio.to_thread(targets.found)
         return ToCompare(
-            holdout, training, keyed, copies, champion_has_seen, collector.notes, suspects, keys, everything, labelled
-        )
+            parts.deciding, training, keyed, copies, champion_has_seen, collector.notes, suspects, keys, parts.everything,
+            labelled, parts.weights,
+        )  # fmt: skip
 
     async def description(self, training: TrainingData, keys: list[str], labelled: int) -> tuple[bytes, dict[str, bytes]]:
         """Describe training data as a trainer does it (``training_description``), for a model that is trained here."""

@@ -6,11 +6,10 @@ import asyncio
 import gc
 import logging
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import pyarrow as pa
+from msgspec import to_builtins
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
@@ -29,19 +28,19 @@ from complex_system.protocol.serving import (
     ORIGIN_NAMES,
     PREDICTION_FAILED,
     PREDICTION_MADE,
+    ExplainedPredictions,
+    ExplainRequest,
     Origin,
-    PredictedRecord,
     PredictionFailed,
-    PredictionMade,
-    ShadowPredictions,
 )
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
-from complex_system.protocol.trial import SUGGEST_SETTINGS, Suggestions, SuggestRequest
+from complex_system.service_layer.serving.events import PredictionEvents
+from complex_system.service_layer.serving.trials import TrialHandlers
 from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
-from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, wanted_of, wanted_of_notes
+from complex_system.serving.requests.wanted import INTERVAL, WARNINGS, wanted_of, wanted_of_notes
 from complex_system.serving.rest.app import make_app
 from complex_system.serving.rest.endpoint import outside_header
 from complex_system.serving.shadow import Shadow
@@ -49,10 +48,6 @@ from complex_system.serving.suggest.suggester import Suggester
 
 log = logging.getLogger(__name__)
 
-WAITING_EVENTS = 200
-"""Prediction events that wait to be sent; further ones are dropped, because a response never waits for an event."""
-STOP_SECONDS = 1.0
-"""How long sending the last events may take when the service stops."""
 ANNOUNCED_RECORDS = 1000
 """Predictions of one request that are announced at most."""
 FAILURES_PAUSE = 1.0
@@ -61,7 +56,7 @@ NO_MODEL = "no model yet"
 """Beginning of the detail of the state ``waiting`` until a model is loaded; the service answers, with an error."""
 
 
-class ServingService(SystemService):
+class ServingService(TrialHandlers, SystemService):
     """Serves the newest model of a source over REST and over NATS."""
 
     port_field: ClassVar[str]
@@ -78,7 +73,7 @@ class ServingService(SystemService):
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns)
         remote = RemotePipeline(self.dataset, ProcessingClient(self).process) if over_broker else None
         self.engine = PredictionEngine(self.models, remote, self._predicted, limits)
-        self._suggester = Suggester(self.engine)
+        self.suggester = Suggester(self.engine)
         self._metrics = ServingMetrics(self.models, lambda: self.broker.connected)
         self._app = make_app(
             self.engine,
@@ -87,8 +82,8 @@ class ServingService(SystemService):
             metrics=self._metrics,
             broker_connected=lambda: self.broker.connected,
             broker_needed=over_broker,
-            subjects=lambda: (self.subjects()[0].name, self.columns_subjects()[0].name),
-            suggester=self._suggester,
+            subjects=self._documented_subjects,
+            suggester=self.suggester,
         )
         challengers = tuple(name.strip() for name in settings.serving_shadow_models.split(",") if name.strip())
         self._events = PredictionEvents(
@@ -112,6 +107,10 @@ class ServingService(SystemService):
     def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
         """Return the subjects on which predictions of Arrow pages are answered; the first one is the service's own."""
 
+    @abstractmethod
+    def explain_subjects(self) -> list[Request[ExplainRequest, ExplainedPredictions]]:
+        """Return the subjects on which predictions are explained; the first one is the service's own."""
+
     @override
     async def on_start(self) -> None:
         require_key(self.settings.serving_host, self.settings.api_key)
@@ -127,8 +126,9 @@ class ServingService(SystemService):
         self._shadowing = asyncio.create_task(self._shadow.run())
         answered: list[tuple[Request[Any, Any], Any]] = [(each, ServingService.get_prediction) for each in self.subjects()]
         answered += [(each, ServingService.get_prediction_columns) for each in self.columns_subjects()]
+        answered += [(each, ServingService.explain_prediction) for each in self.explain_subjects()]
         if PREDICT in self.subjects():  # who answers for the champion
-            answered.append((SUGGEST_SETTINGS, ServingService.suggest_settings))
+            answered += self.trials
         for request, method in answered:
             handler = answers(request)(method)
             self._subs.append(await self.broker.subscribe_reply_cb(reply_subject(request), handler.__get__(self)))
@@ -155,6 +155,10 @@ class ServingService(SystemService):
         older = f"; of pipeline version {own}, with its own pipeline" if own != self.dataset.version else ""
         refused = "the newest is not served: " if self.champion.problem else ""
         return "ready", predictor.info.label + older + (f"; {refused}{why}" if why else "")
+
+    def _documented_subjects(self) -> dict[str, str]:
+        answered = {"subject": self.subjects(), "columns": self.columns_subjects(), "explain": self.explain_subjects()}
+        return {name: requests[0].name for name, requests in answered.items()}
 
     async def get_prediction(self, records: Any) -> list[list[float]] | dict[str, Any]:
         """Answer a request on NATS: a list of records with one row a record, as the contract has it.
@@ -184,6 +188,8 @@ class ServingService(SystemService):
         answer: dict[str, Any] = {"predictions": [[each] for each in result.predictions]}
         if result.half_width is not None:
             answer["intervals"] = result.intervals
+        if result.distances is not None:
+            answer["record_warnings"] = to_builtins(result.warnings)
         return answer
 
     async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
@@ -193,16 +199,20 @@ class ServingService(SystemService):
             result = await self.engine.predict_table(page.table, _origin(), wanted_of_notes(page.notes))
         return await asyncio.to_thread(self._answer_page, page.table, result)
 
-    async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:
-        """Answer a request for settings."""
-        return await self._suggester.suggest(asked)
+    async def explain_prediction(self, request: ExplainRequest) -> ExplainedPredictions:
+        """Answer which raw columns make the champion's predictions."""
+        with self._metrics.failures.counted():
+            result = await self.engine.explain(request.records)
+        return ExplainedPredictions(
+            explanations=result.explanations, base=result.base, background=result.background, method=result.method,
+            model=result.model.name, version=result.model.version, pipeline_version=result.model.pipeline_version,
+        )  # fmt: skip
 
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
         columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
-        if result.half_width is not None:
-            for name, ends in zip((LOWER, UPPER), zip(*result.intervals, strict=True), strict=True):
-                columns[name] = pa.array(ends, pa.float32())
+        for name, values in result.columns().items():
+            columns[name] = pa.array(values, pa.list_(pa.string()) if name == WARNINGS else pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}
         if result.outside:
@@ -252,74 +262,3 @@ class ServingService(SystemService):
 def _origin() -> Origin:
     """Return who asks in the request that is being answered."""
     return next((origin for origin, name in ORIGIN_NAMES.items() if name == NAME.get()), "live")
-
-
-class PredictionEvents:
-    """The queue of predictions to announce, one event a request."""
-
-    def __init__(self, service: str, announce: Callable[[PredictionMade], Awaitable[None]], metrics: ServingMetrics) -> None:
-        """Make an empty queue; :meth:`run` sends.
-
-        Args:
-            service: Name of the service that predicts.
-            announce: Sends one event.
-            metrics: Counts what is dropped.
-        """
-        self._service = service
-        self._announce = announce
-        self._metrics = metrics
-        self._waiting: deque[tuple[PredictionResult, list[ShadowPredictions]]] = deque()
-        self._wake = asyncio.Event()
-        self._stopping = False
-        self._dropped = 0
-
-    def put(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> None:
-        """Add a prediction, with the challengers' predictions of its records."""
-        if len(self._waiting) < WAITING_EVENTS:
-            self._waiting.append((result, shadows))
-            self._wake.set()
-            return
-        self._metrics.events_dropped.inc()
-        self._dropped += 1
-        if self._dropped % 1000 == 1:
-            log.warning("%d prediction events were dropped: the broker is slow or away", self._dropped)
-
-    async def run(self) -> None:
-        """Send until :meth:`stop` is called and the queue is empty."""
-        while self._waiting or not self._stopping:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                result, shadows = self._waiting.popleft()
-                try:
-                    await self._announce(self._event(result, shadows))
-                except Exception as error:  # noqa: BLE001 - an event that cannot be sent must not stop the sender
-                    log.warning("A prediction event could not be sent: %s", error)
-
-    async def stop(self, running: asyncio.Task[None]) -> None:
-        """Let the task of :meth:`run` send what waits, if the broker takes it in time, and end it."""
-        self._stopping = True
-        self._wake.set()
-        await asyncio.wait({running}, timeout=STOP_SECONDS)
-        if not running.done():
-            log.warning("%d prediction events were not sent: the broker is slow or away", len(self._waiting))
-            running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> PredictionMade:
-        none: list[tuple[float | None, float | None]] = [(None, None)] * len(result.predictions)
-        ends = none if result.half_width is None else result.intervals
-        rows = zip(result.batch.head(result.batch.size), result.predictions, ends, strict=True)
-        return PredictionMade(
-            service=self._service,
-            model=result.model.name,
-            version=result.model.version,
-            pipeline_version=result.model.pipeline_version,
-            milliseconds=result.milliseconds,
-            predictions=tuple(
-                PredictedRecord(id=record.get(ID), record=record, prediction=prediction, lower=lower, upper=upper)
-                for record, prediction, (lower, upper) in rows
-            ),
-            shadows=tuple(shadows),
-            origin=result.origin,
-        )

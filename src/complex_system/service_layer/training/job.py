@@ -41,6 +41,7 @@ from complex_system.training.onnx import export_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
+from complex_system.training.training_set import MAX_LISTED, describe_training
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -56,6 +57,8 @@ PROGRESS_REPEAT = 5.0
 FETCH_ATTEMPTS = 5
 CROSS_VALIDATING = "cross-validating"
 """Stage in which a step is a fold."""
+SEARCHING = "searching"
+"""Stage of a search for parameters."""
 MAX_RETRY_PAUSE = 30.0
 
 
@@ -109,6 +112,11 @@ class TrainingJob:
         await self._announce("fetching")
         data = await self._timed("fetching", self._fetch())
         trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
+        # With many records the first model comes soon, and the next one is searched for.
+        if trainer.searches and (self._few is not None or self._service.has_trained):
+            await self._service.set_state("working", f"searching for parameters with {len(data.train)} samples")
+            await self._announce(SEARCHING)
+            trainer = await self._with_progress(SEARCHING, self._timed(SEARCHING, self._tuned(trainer, data)))
         await self._service.set_state("working", f"training on {len(data.train)} samples")
         started_at = datetime.now(UTC)
         model, onnx = await self._timed("training", self._fit(trainer, data))
@@ -124,6 +132,8 @@ class TrainingJob:
         files |= await self._service.worker.run(intervals)
         if crossed is not None:
             files[OUT_OF_FOLD_FILE] = crossed.encoded()
+        asked = self._request
+        described = partial(describe_training, trainer, self._dataset, data, model, asked.since, asked.after)
         result = TrainingResult(
             trainer=self._service.trainer_name,
             framework=trainer.framework,
@@ -132,13 +142,14 @@ class TrainingJob:
             data=data,
             model=model,
             onnx_model=onnx,
-            validation=score(data.validation.y, model.predict(data.validation.x)),
+            validation=score(data.validation.y, model.predicted_validation(data)),
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
             reference=reference,
             cross_validation=None if crossed is None else crossed.summary(),
             files=await self._service.worker.run(partial(with_raw_onnx, self._dataset, onnx, files)),
+            training=await self._service.worker.run(described),
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
@@ -163,7 +174,9 @@ class TrainingJob:
 
     async def _fetched(self) -> TrainingData:
         since = self._request.since
-        collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
+        collector = SampleCollector(
+            self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True, listed=MAX_LISTED
+        )
         times, targets = RecordTimes(self._dataset), TargetCheck(self._dataset)
         few, self._labelled = FewRecords(self._dataset, self._service.few), 0
         pages = DatabaseClient(self._service).processed_pages(
@@ -187,6 +200,13 @@ class TrainingJob:
         data = await asyncio.to_thread(collector.training_data)
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
         return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data)
+
+    async def _tuned(self, trainer: Trainer, data: TrainingData) -> Trainer:
+        def look() -> None:
+            if self._cancelled.is_set():
+                raise CancelledInThread
+
+        return await self._service.worker.run(partial(trainer.tuned, data, self._few, look))
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()

@@ -49,6 +49,7 @@ class TrainerService(SystemService):
     Attributes:
         worker: The background thread.
         few: Labelled records below which models are cross-validated, too; 0 for never.
+        has_trained: Whether a model of this trainer is registered, as far as is known.
         outbox: Models that the tracking server does not have yet, on disk.
     """
 
@@ -69,6 +70,7 @@ class TrainerService(SystemService):
         self._job_task: asyncio.Task[None] | None = None
         self._made_at = time.monotonic()
         self._last_training: float | None = None
+        self.has_trained = False
         self._last_outcome: TrainingFinished | None = None
         self.few = 0 if has_known_function(self.dataset) else self.settings.cross_validate_below
 
@@ -166,6 +168,7 @@ class TrainerService(SystemService):
             log.debug("The time of the last training is not known yet: %s", error.message)
             return
         ages = [(now - ref.created_at).total_seconds() for ref in versions if ref.trainer == self.trainer_name]
+        self.has_trained = self.has_trained or bool(ages)
         if self._last_training is None:  # else a training was asked for meanwhile
             self._last_training = time.monotonic() - max(0.0, ages[0]) if ages else self._made_at
 
@@ -178,6 +181,7 @@ class TrainerService(SystemService):
         outcome = await job.run()
         # Free before the event is published: a request for the next round that follows it must not be refused as busy.
         self._job, self._last_outcome = None, outcome
+        self.has_trained = self.has_trained or outcome.status == "finished"
         await self.announce(TRAINING_FINISHED, outcome)
         await self.set_state("ready", outcome.error)
 

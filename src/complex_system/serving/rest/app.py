@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -13,16 +13,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.records import MAX_FAULTS
 from complex_system.errors import ComplexSystemError, InvalidRecordError, NobodyListensError, NoModelError
 from complex_system.http.limits import LimitedRequest
 from complex_system.http.login import Login
 from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.known import RecordWarning
 from complex_system.serving.metrics import CONTENT_TYPE, ServingMetrics
 from complex_system.serving.models.manager import ModelsStatus
 from complex_system.serving.models.slot import ModelStatus
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes
+from complex_system.serving.rest.endpoint import (
+    Backend,
+    ErrorFormat,
+    PredictingModel,
+    PredictionRequest,
+    Responses,
+    Routes,
+)
+from complex_system.serving.rest.explain import explain_routes
 from complex_system.serving.rest.mlflow_scoring import scoring_routes
 from complex_system.serving.rest.oip import InferenceError, oip_routes
 from complex_system.serving.rest.openapi import documentation_routes
@@ -33,6 +43,7 @@ from complex_system.serving.suggest.suggester import Suggester
 LINKS = {
     "docs": "/docs",
     "predict": "/predict",
+    "explain": "/explain",
     "suggest": "/suggest",
     "model": "/model",
     "models": "/models",
@@ -41,14 +52,6 @@ LINKS = {
     "scoring": "/invocations",
     "metrics": "/metrics",
 }
-
-
-class PredictingModel(msgspec.Struct, frozen=True):
-    """The model that made the predictions."""
-
-    name: str
-    version: str
-    framework: str
 
 
 class Warned(msgspec.Struct, frozen=True):
@@ -66,7 +69,8 @@ class Warned(msgspec.Struct, frozen=True):
 class Predictions(msgspec.Struct, frozen=True):
     """One prediction for each record, in the order of the records.
 
-    ``warnings`` are there only where there are some, ``intervals`` (lower and upper end) only where they were asked for.
+    ``warnings`` are there only where there are some, ``intervals`` (lower and upper end) and ``record_warnings``
+    (those of every record) only where they were asked for.
     """
 
     predictions: list[float]
@@ -75,6 +79,7 @@ class Predictions(msgspec.Struct, frozen=True):
     request_id: str
     warnings: list[Warned] | msgspec.UnsetType = msgspec.UNSET
     intervals: list[tuple[float, float]] | msgspec.UnsetType = msgspec.UNSET
+    record_warnings: list[list[RecordWarning]] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -121,7 +126,7 @@ def make_app(
     metrics: ServingMetrics | None = None,
     broker_connected: Callable[[], bool] | None = None,
     broker_needed: bool = False,
-    subjects: Callable[[], tuple[str, str]] | None = None,
+    subjects: Callable[[], Mapping[str, str]] | None = None,
     suggester: Suggester | None = None,
 ) -> ASGIApp:
     """Make the application that serves an engine.
@@ -133,7 +138,7 @@ def make_app(
         metrics: Counts; by default metrics of its own.
         broker_connected: Whether the broker is connected; None where there is none.
         broker_needed: Whether no prediction can be made without it.
-        subjects: Returns the broker's subjects for records and for Arrow pages, for the documentation; None without a broker.
+        subjects: Returns the broker's subjects by their names in ``nats.md``, for the documentation; None without a broker.
         suggester: Finds settings; by default one of its own.
     """
     counting = metrics or ServingMetrics(engine.models, broker_connected)
@@ -141,7 +146,7 @@ def make_app(
     backend = Backend(engine, counting, api_key, broker_connected if broker_needed else None)
     # The router tries them in this order; the documentation is asked for least.
     routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
-    routes += suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
+    routes += explain_routes(backend, OWN_ERRORS) + suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
     documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.
@@ -179,7 +184,7 @@ OWN_ERRORS = ErrorFormat(Error, _error, invalid_record=422)
 def predict_routes(backend: Backend) -> list[Route]:
     """Return ``/predict``."""
     routes = Routes(backend, OWN_ERRORS, "predict")
-    responses: Responses = {200: Predictions, 400: Error, 413: Error, 415: Error, 422: Error, 503: Error}
+    responses: Responses = {200: Predictions, 400: Error, 409: Error, 413: Error, 415: Error, 422: Error, 503: Error}
     routes.add("/predict", predict, "Predict raw records", responses, method="POST", body=records_body)
     return routes.routes
 
@@ -208,9 +213,12 @@ async def predict(request: PredictionRequest) -> Response:
     result = await request.predict(BatchReader.body)
     info = result.model
     model = PredictingModel(info.name, info.version, info.framework)
-    warned = [Warned(each.column.name, each.count, each.message, list(each.records)) for each in result.outside]
+    warned = [Warned(each.column.name, each.count, each.message, list(each.records[:MAX_FAULTS])) for each in result.outside]
     intervals = msgspec.UNSET if result.half_width is None else result.intervals
-    content = Predictions(result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET, intervals)
+    warnings = msgspec.UNSET if result.distances is None else result.warnings
+    content = Predictions(
+        result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET, intervals, warnings
+    )
     return json_response(content, headers=request.answer_headers)
 
 

@@ -52,6 +52,14 @@ Handler = Callable[..., Awaitable[Response]]
 _NO_RESPONSES: Responses = {}
 
 
+class PredictingModel(msgspec.Struct, frozen=True):
+    """The model that made the predictions."""
+
+    name: str
+    version: str
+    framework: str
+
+
 class Backend:
     """What all routes of one application share.
 
@@ -119,6 +127,7 @@ class PredictionRequest(LimitedRequest):
         backend: What all routes share.
         predictor: The model that predicts, once it is known.
         size: Number of records, once they are read.
+        outside: What lies outside of its range and was taken all the same, once it is known.
     """
 
     def __init__(self, scope: Scope, receive: Receive, backend: Backend) -> None:
@@ -126,8 +135,8 @@ class PredictionRequest(LimitedRequest):
         self.backend = backend
         self.predictor: Predictor | None = None
         self.size = 0
+        self.outside: tuple[OutsideRange, ...] = ()
         self._live = False
-        self._outside: tuple[OutsideRange, ...] = ()
 
     @property
     def knows_key(self) -> bool:
@@ -142,7 +151,7 @@ class PredictionRequest(LimitedRequest):
     @property
     def answer_headers(self) -> dict[str, str]:
         """Headers of the answer: the request's id, and how many values lie outside of their ranges, where some do."""
-        found = {OUTSIDE: outside_header(self._outside)} if self._outside else {}
+        found = {OUTSIDE: outside_header(self.outside)} if self.outside else {}
         return {REQUEST_ID: self.id, **found}
 
     async def find_model(self, name: str, version: str | None) -> Predictor:
@@ -159,7 +168,14 @@ class PredictionRequest(LimitedRequest):
         return self.predictor
 
     async def predict(self, read: Callable[[BatchReader, bytes], Batch]) -> PredictionResult:
-        """Read the body as the model takes it, and predict: with the model that was found, else with the champion.
+        """Read the body (:meth:`read`) and predict."""
+        batch, predictor = await self.read(read)
+        result = await self.backend.engine.predict_batch(batch, predictor, live=self._live, origin=self._origin)
+        self.outside = result.outside
+        return result
+
+    async def read(self, read: Callable[[BatchReader, bytes], Batch]) -> tuple[Batch, Predictor]:
+        """Read the body as the model takes it: the model that was found, else the champion.
 
         Args:
             read: Makes the batch; called in a thread if the body is long.
@@ -178,9 +194,7 @@ class PredictionRequest(LimitedRequest):
             self.predictor = engine.champion.require()
             if engine.reader_for(self.predictor) is not reader:
                 raise NoModelError("There was no model when the request came; there is one now: send it again.")
-        result = await engine.predict_batch(batch, self.predictor, live=self._live, origin=self._origin)
-        self._outside = result.outside
-        return result
+        return batch, self.predictor
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A plant has no Internet, so the page and all that it loads come from this server
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -50,7 +50,7 @@ _MEANINGS = {
 
 
 def documentation_routes(
-    backend: Backend, routes: Sequence[Route], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
+    backend: Backend, routes: Sequence[Route], dataset: Dataset, subjects: Callable[[], Mapping[str, str]] | None
 ) -> list[Route]:
     """Return ``/docs``, its files, and ``/openapi.json``.
 
@@ -58,7 +58,7 @@ def documentation_routes(
         backend: What all routes share.
         routes: What is documented.
         dataset: Declares what requests look like.
-        subjects: Returns the broker's subjects for records and for Arrow pages; None without a broker.
+        subjects: Returns the broker's subjects by their names in ``nats.md``; None without a broker.
     """
     documents = _Documents(backend, routes, dataset, subjects)
     # The package brings the files of Swagger UI 5; its code is not used.
@@ -103,7 +103,7 @@ class _Documents:
     """Makes the OpenAPI document, for the declaration that the champion was trained for."""
 
     def __init__(
-        self, backend: Backend, routes: Sequence[Route], dataset: Dataset, subjects: Callable[[], tuple[str, str]] | None
+        self, backend: Backend, routes: Sequence[Route], dataset: Dataset, subjects: Callable[[], Mapping[str, str]] | None
     ) -> None:
         self.title = f"Predictions of '{dataset.target}'"
         self._backend = backend
@@ -134,7 +134,7 @@ class _Documents:
         if dataset.version != self._dataset.version:
             description += _OLDER.format(own=dataset.version, present=self._dataset.version)
         if self._subjects is not None:
-            description += broker_section(dataset, *self._subjects())
+            description += broker_section(dataset, self._subjects())
         paths: dict[str, Schema] = {}
         types: dict[str, type[msgspec.Struct]] = {each.__name__: each for each in (InferenceRequest, SuggestRequest)}
         for route in self._routes:
@@ -191,12 +191,12 @@ def _json_of(status: int, body: type[msgspec.Struct]) -> Schema:
     return {"description": _MEANINGS[status], "content": content}
 
 
-def broker_section(dataset: Dataset, subject: str, columns: str) -> str:
+def broker_section(dataset: Dataset, subjects: Mapping[str, str]) -> str:
     """Return what the description says of requests over NATS, with programs that run when they are pasted."""
     records = [example_record(dataset, position) for position in (0, 1)]
     listed = ",\n    ".join(repr(record) for record in records)
     text = resources.files(__package__).joinpath("nats.md").read_text("utf-8")
-    return "\n\n" + Template(text).substitute(subject=subject, columns=columns, records=listed)
+    return "\n\n" + Template(text).substitute(subjects, records=listed)
 
 
 _OLDER = """

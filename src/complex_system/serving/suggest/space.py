@@ -19,7 +19,7 @@ from complex_system.domain.steps import Drop
 from complex_system.errors import InvalidRequestError
 from complex_system.pipeline.checks import range_text
 from complex_system.pipeline.expressions import frame_type
-from complex_system.serving.suggest.known import Numbers
+from complex_system.serving.known import Numbers
 
 FREE_TYPES = ("number", "integer", "boolean", "category")
 _STEPS = 1000
@@ -101,10 +101,15 @@ def dimensions(
     return [_dimension(dataset.column(name), sample, within.get(name)) for name in free]
 
 
+def used_columns(dataset: Dataset) -> list[Column]:
+    """Return the raw columns that features are made of, as declared."""
+    used = {name for step in dataset.pipeline if not isinstance(step, Drop) for name in step.inputs} - {dataset.target}
+    return [each for each in dataset.columns if each.name in used]
+
+
 def free_columns(dataset: Dataset) -> list[str]:
     """Return the names of the columns that may be free: those that features are made of, of a type that can be searched."""
-    used = {name for step in dataset.pipeline if not isinstance(step, Drop) for name in step.inputs} - {dataset.target}
-    return [each.name for each in dataset.columns if each.name in used and each.type in FREE_TYPES]
+    return [each.name for each in used_columns(dataset) if each.type in FREE_TYPES]
 
 
 def _why_not(dataset: Dataset, name: str) -> str:
@@ -134,7 +139,12 @@ def _dimension(column: Column, sample: pa.Table, within: Sequence[Any] | None) -
         raise InvalidRequestError(
             f"The range {range_text((low, high))} of '{column.name}' is empty: give two different bounds in 'within', or fix it."
         )
-    return Dimension(column, low, high, digits=math.ceil(math.log10(_STEPS / (high - low))))
+    return Dimension(column, low, high, digits=digits_of(low, high))
+
+
+def digits_of(low: float, high: float) -> int:
+    """Return the decimals of a number within two different bounds."""
+    return math.ceil(math.log10(_STEPS / (high - low)))
 
 
 def _bounds(column: Column, sample: pa.Table, within: Sequence[Any] | None) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""Why a model predicts what it predicts, by raw column. Knows models by what they answer only."""
