@@ -139,8 +139,9 @@ class PredictionLog:
             if open_block is None or not open_block.add(at, each, warning):
                 self._number += 1
                 block = Block(
-                    service=served.service, model=served.model, version=served.version, origin=served.origin, at=at
-                )
+                    service=served.service, model=served.model, version=served.version, origin=served.origin, at=at,
+                    half_width=half_width,
+                )  # fmt: skip
                 open_block = self._growing[served] = _Open(block, f"{int(at * 1000):013}-{self._name}-{self._number}")
                 open_block.add(at, each, warning)
             self._unwritten[open_block.key] = open_block
