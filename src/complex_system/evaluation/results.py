@@ -19,6 +19,7 @@ from complex_system.protocol.training import (
     VerdictOnBaseline,
 )
 from complex_system.tracking.registry import ModelVersionRef
+from complex_system.training.data import Matrix
 from complex_system.training.split import NO_COPIES, Copies
 from complex_system.training.targets import targets_message
 
@@ -86,6 +87,7 @@ class Comparison:
         candidate: The new model that would be champion, where a person decides; then the champion is the previous one, or the
             candidate itself where there is none.
         hold: Why a person decides, as a part of a sentence.
+        truth: The targets of the hold-out samples, for the cards.
     """
 
     round: str
@@ -108,6 +110,7 @@ class Comparison:
     suspects: SuspectTargets = NO_SUSPECTS
     candidate: Result | None = None
     hold: str = ""
+    truth: Matrix | None = field(default=None, repr=False, compare=False)
 
     @property
     def winner(self) -> Result:
