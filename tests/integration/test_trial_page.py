@@ -90,6 +90,7 @@ async def test_the_prediction_follows_the_fields_by_keyboard_and_bad_values_are_
         await expect(bars.first).to_contain_text(f"Mean of known records{said.base:.2f}")
         largest = max(said.contributions, key=lambda name: abs(said.contributions[name]))
         await expect(bars.nth(1)).to_have_text(f"{largest}{said.contributions[largest]:+,.4g}")
+        await expect(tab.locator(".warned")).to_have_count(0)
         slider = tab.get_by_role("slider", name=R1)
         await slider.focus()
         await tab.keyboard.press("Home")
@@ -113,6 +114,7 @@ async def test_the_prediction_follows_the_fields_by_keyboard_and_bad_values_are_
         for _ in range(40):
             await tab.keyboard.press("ArrowRight")
         value = float(await box(tab, R1).input_value())
+        await eventually(lambda: lab.tried and lab.tried[-1].record[R1] == value, PATIENCE / 1000)
         await shows(tab, await predicted(lab, **{R1: value}))
         assert len(lab.tried) <= 20
         # Another view and back: the settings are still there.
@@ -214,6 +216,10 @@ async def test_every_type_has_its_field_and_no_text_is_markup(chromium: Browser)
             }.items()  # fmt: skip
 
         await eventually(is_asked, PATIENCE / 1000)
+        await box(tab, "count").fill("5")
+        await tab.get_by_role("slider", name="<img src=x onerror=alert(1)>").focus()
+        await tab.keyboard.press("End")
+        await expect(tab.locator(".warned")).to_contain_text("as far from the training data", timeout=PATIENCE)
         await tab.get_by_role("textbox", name="day").fill("7.1.")
         await expect(tab.locator("#try-answer")).to_contain_text("day:")
         await tab.get_by_role("textbox", name="day").fill("2026-01-07")

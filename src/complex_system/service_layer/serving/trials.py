@@ -18,6 +18,8 @@ from complex_system.protocol.trial import (
     TryRequest,
 )
 from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.known import record_warnings
+from complex_system.serving.requests.wanted import Wanted
 from complex_system.serving.suggest.inputs import model_inputs
 from complex_system.serving.suggest.suggester import Suggester
 
@@ -40,7 +42,9 @@ class TrialHandlers:
 
     async def try_record(self, asked: TryRequest) -> TriedRecord:
         """Answer what the champion says about a made-up record."""
-        result = await self.engine.predict([asked.record], "trial")
+        known = self.engine.champion.require().known is not None
+        result = await self.engine.predict([asked.record], "trial", Wanted(warnings=known))
+        [warnings] = result.warnings if known else record_warnings([0.0], result.outside)
         base: float | None = None
         contributions: dict[str, float] = {}
         with contextlib.suppress(UnsupportedByModelError):  # of an earlier release
@@ -51,7 +55,7 @@ class TrialHandlers:
             version=result.model.version,
             prediction=result.predictions[0],
             half_width=result.model.half_width_90,
-            warnings=tuple(f"{each.column.name}: {each.message}" for each in result.outside),
+            warnings=tuple(each.text for each in warnings),
             contributions=contributions,
             base=base,
         )
