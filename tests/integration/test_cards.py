@@ -48,6 +48,8 @@ async def test_a_version_has_a_card_which_the_page_shows_without_running_anythin
     assert text.startswith(f"# {result.model} {result.version}")
     assert f"fiot extras retrain {ref.run_id}" in text
     assert f"| Hold-out part, which no trainer saw | {told.holdout} | {result.rmse:.2f} |" in text
+    assert told.explanation is not None
+    assert f"| {told.explanation.importance[0].column} |".replace("_", r"\_") in text
     assert f"of the {told.holdout} hold-out records lie within" in text
     async with running(MlMonitoringService, settings) as monitoring, httpx.AsyncClient(base_url=monitoring.url) as http:
         known = {"model": result.model, "version": result.version}

@@ -15,6 +15,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.evaluation.card import CardSubject, make_card, residual_plot
 from complex_system.evaluation.results import Comparison, Result
 from complex_system.evaluation.statistics import Evaluation
+from complex_system.protocol.explanation import ColumnImportance, ModelExplanation
 from complex_system.tracking.promotion import CARD_HTML, CARD_MARKDOWN
 from complex_system.tracking.registry import ModelVersionRef
 from complex_system.training.conformal import intervals_of
@@ -51,7 +52,11 @@ def subject() -> CardSubject:
     ref = ModelVersionRef("plant-lightgbm", "3", "lightgbm", "lightgbm", "f" * 32, "v", {}, datetime(2026, 1, 2, tzinfo=UTC))
     result = Result(ref=ref, size=10, **vars(Evaluation.of(predicted, holdout)))
     mean = Evaluation.of(np.full_like(truth, truth.mean()), holdout)
-    comparison = Comparison("r1", (result,), result, 300, baselines={"mean": mean}, notes=f"Beware: {EVIL}", truth=truth)
+    depends = ColumnImportance(column=EVIL, increase=3.25, low=3.0, high=3.5)
+    told = ModelExplanation(model=ref.model, version=ref.version, rmse=2.0, records=300, repeats=5, importance=(depends,))
+    comparison = Comparison(
+        "r1", (result,), result, 300, baselines={"mean": mean}, notes=f"Beware: {EVIL}", truth=truth, explanation=told
+    )
     trained = TrainingSet(
         dataset="plant", pipeline_version="v", split="content", question="a new sample", since=None, after=None, train=700,
         validation=150, calibration=40, listed=True, digest="", trainer="", seed=1, settings={}, searched={},
@@ -72,6 +77,7 @@ def test_a_card_says_what_the_comparison_found(subject: CardSubject) -> None:
         "They are from 2023-11-14 22:13 to 2023-11-15 22:13 UTC.",
         "| a | number | mm | 0 to 1 | 0.25 to 0.75 |",
         f"| Hold-out part, which no trainer saw | 300 | {quality.rmse:.3g} | {quality.rmse_low:.3g} to {quality.rmse_high:.3g} |",
+        " | 3.25 | 3.00 | 3.50 |",
         "| Baseline on the hold-out part: mean | 300 |",
         "90 % intervals, by calibration records of 200 records",
         f"By the command: fiot extras retrain {'f' * 32}",

@@ -64,7 +64,8 @@ class Section(NamedTuple):
 
 def make_card(subject: CardSubject) -> dict[str, bytes]:
     """Return the files of a card, by name; the HTML is a whole document that loads nothing."""
-    sections = [_head(subject), _data(subject), _quality(subject), _residuals(subject), _limits(subject), _again(subject)]
+    makers = (_head, _data, _quality, _residuals, _importance, _limits, _again)
+    sections = [section for make in makers if (section := make(subject)) is not None]
     title, styles = subject.result.label, resources.files("complex_system.monitoring.page") / "report.css"
     head = '<meta charset="utf-8">' + tag("title", safe(title)) + tag("style", styles.read_text(encoding="utf-8"))
     body = "".join(tag("section", _html(each, "h1" if each is sections[0] else "h2")) for each in sections)
@@ -198,6 +199,20 @@ def residual_plot(truth: Matrix, errors: Matrix, unit: str) -> str:
     points = " ".join(f"M{box.across(float(x)):.1f} {box.up(float(y)):.1f}h0" for x, y in zip(truth, errors, strict=True))
     parts += tag("path", d=points, fill="none", stroke="var(--live)", stroke_width=4, stroke_linecap="round", opacity=0.5)
     return svg(width, height, parts, "Residuals over the truth", "chart")
+
+
+def _importance(subject: CardSubject) -> Section | None:
+    """Return what the model depends on; None where it was not explained."""
+    found, ref = subject.comparison.explanation, subject.result.ref
+    if found is None or (found.model, found.version) != (ref.model, ref.version):
+        return None
+    sentence = (
+        f"By how much the RMSE of {found.records:,} hold-out records grows where a column's values are exchanged among them: the mean "
+        f"of {found.repeats} times, the least and the most."
+    )
+    rows = [("Column", "RMSE grows by", "Least", "Most")]
+    rows += [(each.column, *map(format_figure, (each.increase, each.low, each.high))) for each in found.importance]
+    return Section("What it depends on", [sentence], rows)
 
 
 def _limits(subject: CardSubject) -> Section:
