@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from complex_system.training.base import score
 from complex_system.training.data import Samples, TrainingData
-from complex_system.training.linear import LinearModel, fit_linear
+from complex_system.training.linear import PENALTIES, LinearModel, fit_linear
 from complex_system.training.onnx import export_onnx, run_onnx
 from samples import lab_samples
 
@@ -40,3 +42,25 @@ def test_a_constant_feature_and_copies_of_one_are_no_fault() -> None:
     column = random.normal(0, 1, 50).astype(np.float32)
     fit = fit_linear(Samples(np.column_stack([column, column, np.full(50, 7, np.float32)]), 4 * column))
     assert fit.weights == pytest.approx([2, 2, 0], abs=1e-5)
+
+
+@pytest.mark.parametrize("records", [40, 90, 300])
+def test_features_that_are_nearly_the_same_are_given_the_penalty_of_a_ridge_regression(records: int) -> None:
+    random = np.random.default_rng(8)
+    # 60 wavelengths of a spectrum of three components, in units of their own.
+    x = random.normal(0, 1, (records, 3)) @ random.normal(0, 1, (3, 60)) + random.normal(0, 0.05, (records, 60))
+    x = (x * np.logspace(-2, 2, 60) + 50).astype(np.float32)
+    y = (x[:, 0] * 100 + random.normal(0, 0.5, records)).astype(np.float32)
+    fit = fit_linear(Samples(x, y))
+    theirs = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(x.astype(np.float64), y)
+    assert fit.penalty == theirs[-1].alpha_
+    np.testing.assert_allclose(fit(x), theirs.predict(x), rtol=1e-3, atol=1e-3 * y.std())
+    assert (
+        LinearModel(TrainingData(tuple("x" * i for i in range(60)), "y", Samples(x, y), Samples(x, y))).parameters["penalty"]
+        > 0
+    )
+
+
+def test_where_least_squares_are_as_good_they_stay() -> None:
+    data, _ = lab_samples(1, 2000)
+    assert fit_linear(data.train).penalty == 0
