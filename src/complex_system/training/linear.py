@@ -1,7 +1,4 @@
-"""The linear model: least squares of the features as they are, with a penalty where the data ask for one.
-
-A baseline, and where it is best the model that is served.
-"""
+"""The linear model: ridge regression. A baseline, and where it is best the model that is served."""
 
 from __future__ import annotations
 
@@ -18,23 +15,27 @@ from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
 
 LINEAR = "linear"
 """The name of the baseline, and the trainer and the framework of the model."""
-PENALTIES = np.logspace(-6, 4, 31)
-"""Penalties that are tried, for features of standard deviation 1."""
-PENALTY_BELOW = 20_000
-"""Records from which on least squares need no penalty."""
-_GAIN = 0.99
-"""Leave-one-out error by that of least squares above which these stay."""
 _OPSET, _IR_VERSION = 17, 9
+
+
+PENALTIES = np.logspace(-8, 1, 28)
+"""Penalties to choose from, each a multiple of the number of records; the smallest is least squares but for its rounding."""
+_MAX_LEVERAGE = 1 - 1e-6
+"""A penalty with which a record is predicted by its own target alone cannot be judged by leaving the record out."""
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """What least squares found: ``(x - centre) @ weights + intercept``, with the penalty of a ridge regression or none."""
+    """A fitted linear function: ``(x - centre) @ weights + intercept``.
+
+    Attributes:
+        penalty: That was chosen, of ``PENALTIES``.
+    """
 
     centre: Matrix
     weights: npt.NDArray[np.float64]
     intercept: float
-    penalty: float = 0.0
+    penalty: float
 
     def __call__(self, x: Matrix) -> Matrix:
         """Predict: features of shape (n, features) to shape (n,)."""
@@ -42,48 +43,30 @@ class LinearFit:
 
 
 def fit_linear(train: Samples) -> LinearFit:
-    """Fit least squares with an intercept; of several solutions, as with one-hot features, take the one of the smallest norm.
+    """Fit ridge regression with an intercept: the features scaled to deviation 1, the penalty with the least leave-one-out error.
 
-    Where features are nearly as many as records, or nearly the same, as wavelengths of a spectrum are, least squares fit the noise.
-    There, a ridge regression is taken instead if it has a leave-one-out error that is smaller by more than a hundredth.
+    The error of a record that was left out follows from its residual r and its leverage h as r / (1 - h), without another fit:
+    D. Allen, The Relationship between Variable Selection and Data Augmentation and a Method for Prediction, Technometrics 16 (1974).
     """
     centre = train.x.mean(axis=0, dtype=np.float64).astype(np.float32)  # as the ONNX model subtracts it
-    x, mean = train.x.astype(np.float64) - centre, train.y.mean(dtype=np.float64)
-    centred, y = x - x.mean(axis=0), train.y - mean
-    penalty, weights = _ridge(centred, y) if len(train) < PENALTY_BELOW else (0.0, None)
-    if weights is None:
-        weights, *_ = np.linalg.lstsq(centred, y, rcond=None)
-    return LinearFit(centre, weights, float(mean - x.mean(axis=0) @ weights), penalty)
-
-
-def _ridge(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64] | None]:
-    """Return the penalty with the smallest leave-one-out error, and its weights; 0 and None where least squares are as good.
-
-    With the singular values s of the scaled features, a penalty p shrinks the component of each by s^2 / (s^2 + p). A prediction
-    without its own record has the error e / (1 - h), with h from the diagonal of the hat matrix: G. Golub, M. Heath and G. Wahba,
-    Generalized cross-validation as a method for choosing a good ridge parameter, Technometrics 21 (1979).
-
-    Args:
-        x: Features less their means, shape (n, features).
-        y: Targets less their mean, shape (n,).
-    """
-    spread = x.std(axis=0)
-    spread[spread == 0] = 1.0
-    u, s, vt = np.linalg.svd(x / spread, full_matrices=False)
-    found = s > np.finfo(np.float64).eps * max(x.shape) * s.max(initial=0.0)
-    u, s, vt = u[:, found], s[found], vt[found]
-    along, squares = u.T @ y, u**2
-
-    def error(shrunk: npt.NDArray[np.float64]) -> float:
-        left = 1 - 1 / len(y) - squares @ shrunk
-        return float(np.sqrt(np.mean(((y - u @ (shrunk * along)) / np.maximum(left, np.finfo(np.float64).tiny)) ** 2)))
-
-    errors = [error(s**2 / (s**2 + penalty)) for penalty in PENALTIES]
-    best = float(PENALTIES[np.argmin(errors)])
-    # A record that least squares fit exactly has no error without itself but in the limit of a small penalty.
-    if min(errors) >= _GAIN * error(s**2 / (s**2 + PENALTIES[0] / 100)):
-        return 0.0, None
-    return best, vt.T @ (s / (s**2 + best) * along) / spread
+    x, mean, n = train.x.astype(np.float64) - centre, float(train.y.mean(dtype=np.float64)), len(train)
+    rest = x.mean(axis=0)
+    scale = x.std(axis=0)
+    scale[scale <= 1e-9 * np.abs(train.x).max(axis=0)] = 1.0  # a constant's deviation is what its mean was rounded by
+    left, singular, right = np.linalg.svd((x - rest) / scale, full_matrices=False)
+    y = train.y - mean
+    projected, shares = left.T @ y, left**2
+    best, chosen = np.inf, PENALTIES[-1]
+    for penalty in PENALTIES[::-1]:
+        kept = singular**2 / (singular**2 + n * penalty)
+        leverage = shares @ kept + 1 / n
+        if leverage.max() > _MAX_LEVERAGE:
+            break
+        error = float(np.mean(((y - left @ (kept * projected)) / (1 - leverage)) ** 2))
+        if error < best:
+            best, chosen = error, penalty
+    weights = right.T @ (singular / (singular**2 + n * chosen) * projected) / scale
+    return LinearFit(centre, weights, float(mean - rest @ weights), float(chosen))
 
 
 class LinearModel(TrainedModel):
@@ -97,7 +80,7 @@ class LinearModel(TrainedModel):
         scores = [score(part.y, self.fit(part.x)).rmse for part in (data.train, data.validation)]
         super().__init__(
             data.feature_names,
-            {"method": "least squares", "penalty": self.fit.penalty},
+            {"method": "ridge", "penalty": self.fit.penalty},
             [Progress(1, 1, *scores)],
             1,
             _onnx_model(self.fit),
