@@ -210,7 +210,7 @@ def _importance(subject: CardSubject) -> Section | None:
         f"By how much the RMSE of {found.records:,} hold-out records grows where a column's values are exchanged among them: the mean "
         f"of {found.repeats} times, the least and the most."
     )
-    rows = [("Column", "RMSE grows by", "Least", "Most")]
+    rows: list[Sequence[str]] = [("Column", "RMSE grows by", "Least", "Most")]
     rows += [(each.column, *map(format_figure, (each.increase, each.low, each.high))) for each in found.importance]
     return Section("What it depends on", [sentence], rows)
 
