@@ -181,7 +181,7 @@ def _residuals(reading: Reading, viewer: Viewer) -> Figure:
 def _band(viewer: Viewer, x: Sequence[Any], low: Sequence[float], high: Sequence[float]) -> list[Figure]:
     """Return the band of the champion's 90 % intervals, drawn below the dots."""
     edge = {"type": "scatter", "mode": "lines", "x": list(x), "hoverinfo": "skip", "line": {"width": 0}}
-    name, fill = "90 % interval", {"fill": "tonexty", "fillcolor": COLORS[viewer.theme]["band"]}
+    name, fill = "champion's 90 % interval", {"fill": "tonexty", "fillcolor": COLORS[viewer.theme]["band"]}
     return [{**edge, "y": list(low), "showlegend": False}, {**edge, "y": list(high), "name": name, **fill}]
 
 
