@@ -140,6 +140,9 @@ async def test_the_models_of_a_round_are_registered_as_one_and_served_by_name(
     assert parameters["weights_from"] == "out-of-fold predictions"
     assert {name for name in parameters if name.startswith("weight_of_")} == {f"weight_of_{name}" for name in members}
 
+    assert {each.model: each.weight for each in found["stack"].members} == {
+        name: each["weight"] for name, each in members.items()
+    }
     check_sum(onnx_model, members, results, labelled)
 
     asked = [
