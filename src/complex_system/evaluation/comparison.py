@@ -62,6 +62,7 @@ class ComparisonRequest:
         stack: The stack of the models, as long as it is not registered.
         stacked: Whether the stack was made, or there is none.
         runs: Ids of the runs that were made in MLflow, by name.
+        holdout: The hold-out samples, until the winner is explained on them.
     """
 
     round: str
@@ -77,6 +78,7 @@ class ComparisonRequest:
     stack: TrainingResult | None = None
     stacked: bool = False
     runs: dict[str, str] = field(default_factory=dict)
+    holdout: Samples | None = None
 
     @property
     def cause(self) -> Cause:
