@@ -212,7 +212,7 @@ class ModelComparison:
             champion=best, holdout=len(holdout), best_new=next((result for result in results if not result.incumbent), None),
             refused=refused, baselines=baselines if winner.ref.version else others, ranked_by=basis, challenges=challenges,
             verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
-            question=dataset.split.question, notes=data.notes, suspects=data.suspects, candidate=candidate, hold=hold,
+            question=dataset.split.question, notes=data.notes, suspects=data.suspects, candidate=candidate, hold=hold, truth=holdout.y,
         )  # fmt: skip
 
     def stack(

@@ -20,6 +20,7 @@ from complex_system.protocol.training import (
     VerdictOnBaseline,
 )
 from complex_system.tracking.registry import ModelVersionRef
+from complex_system.training.data import Matrix
 from complex_system.training.split import NO_COPIES, Copies
 from complex_system.training.targets import targets_message
 
@@ -88,6 +89,7 @@ class Comparison:
         candidate: The new model that would be champion, where a person decides; then the champion is the previous one, or the
             candidate itself where there is none.
         hold: Why a person decides, as a part of a sentence.
+        truth: The targets of the hold-out samples, for the cards.
     """
 
     round: str
@@ -111,6 +113,7 @@ class Comparison:
     explanation: ModelExplanation | None = None
     candidate: Result | None = None
     hold: str = ""
+    truth: Matrix | None = field(default=None, repr=False, compare=False)
 
     @property
     def winner(self) -> Result:
