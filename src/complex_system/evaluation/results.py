@@ -9,6 +9,7 @@ import msgspec
 
 from complex_system.evaluation.statistics import Evaluation, Squares
 from complex_system.evaluation.verdict import copies_message, format_figure, intervals_message
+from complex_system.protocol.explanation import ModelExplanation
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, Challenge
 from complex_system.protocol.training import (
@@ -20,6 +21,7 @@ from complex_system.protocol.training import (
     VerdictOnBaseline,
 )
 from complex_system.tracking.registry import ModelVersionRef
+from complex_system.training.data import Matrix
 from complex_system.training.split import NO_COPIES, Copies
 from complex_system.training.targets import targets_message
 
@@ -87,9 +89,11 @@ class Comparison:
         question: What the errors are measured for (``Split.question``).
         notes: What people must know of the split, as sentences.
         suspects: Labels that are probably wrong.
+        explanation: What the winner depends on; None until it is told, and where it cannot be.
         candidate: The new model that would be champion, where a person decides; then the champion is the previous one, or the
             candidate itself where there is none.
         hold: Why a person decides, as a part of a sentence.
+        truth: The targets of the hold-out samples, for the cards.
     """
 
     round: str
@@ -110,8 +114,10 @@ class Comparison:
     question: str = ""
     notes: str = ""
     suspects: SuspectTargets = NO_SUSPECTS
+    explanation: ModelExplanation | None = None
     candidate: Result | None = None
     hold: str = ""
+    truth: Matrix | None = field(default=None, repr=False, compare=False)
 
     @property
     def winner(self) -> Result:
@@ -212,6 +218,7 @@ class Comparison:
             split=self.split,
             question=self.question,
             suspects=self.suspects,
+            explanation=self.explanation,
             replaced=self.replaced,
         )
 

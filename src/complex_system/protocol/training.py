@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
+from complex_system.protocol.explanation import ModelExplanation
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, Challenge, CrossValidation, Residuals, Scores
 
@@ -274,6 +275,8 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
         suspects: Labels that are probably wrong.
         intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
+        explanation: What the new champion or candidate, or the champion that stays, depends on; None where it could not be told, and
+            from an earlier release.
     """
 
     round: str
@@ -299,6 +302,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     replaced: str = ""
     suspects: SuspectTargets = NO_SUSPECTS
     intervals: str = ""
+    explanation: ModelExplanation | None = None
 
     @property
     def answers(self) -> str:

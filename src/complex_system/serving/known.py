@@ -13,8 +13,8 @@ from complex_system.pipeline.pipeline import OutsideRange, Pipeline
 from complex_system.pipeline.rows import Matrix
 
 Numbers = npt.NDArray[np.float64]
-MIN_KNOWN = 10
-"""Known records that distances can be judged by."""
+MIN_KNOWN, MAX_KNOWN = 10, 1000
+"""Known records that distances can be judged by, at least and at most; the time of a request grows with them."""
 TYPICAL, FAR = 95.0, 99.0
 """Percentiles of the known records' distances from their nearest neighbour: the first counts as the distance 1, what lies beyond the
 second is far."""
@@ -39,8 +39,10 @@ class KnownRecords:
         """Measure the records.
 
         Args:
-            features: Shape (n, F), n at least 2.
+            features: Shape (n, F), n at least 2; of more than ``MAX_KNOWN`` an even choice counts.
         """
+        if len(features) > MAX_KNOWN:
+            features = features[np.linspace(0, len(features) - 1, MAX_KNOWN).astype(np.intp)]
         values = features.astype(np.float64)
         low, centre, high = np.percentile(values, [25.0, 50.0, 75.0], axis=0)
         plain = values.std(axis=0)
@@ -49,7 +51,8 @@ class KnownRecords:
         self._centre = centre.astype(np.float32)
         known = self._scaled(features)
         # |v - k|^2 = |v|^2 + (|k|^2 - 2 v k): only what is in brackets differs between the known records.
-        self._product = np.vstack([-2.0 * known.T, np.einsum("ij,ij->i", known, known)])
+        self._squares = np.einsum("ij,ij->i", known, known)
+        self._doubled = np.ascontiguousarray(-2.0 * known.T)
         own = np.concatenate(
             [self._nearest(known[start : start + _AT_ONCE], start) for start in range(0, len(known), _AT_ONCE)]
         )
@@ -70,8 +73,9 @@ class KnownRecords:
 
     def _nearest(self, values: Matrix, own: int | None = None) -> Numbers:
         """Return distances from the nearest record; from another one where the values are the records from a place on."""
-        apart = values @ self._product[:-1]
-        apart += self._product[-1]
+        # Not by the linear algebra library: its threads cost a few rows many times their time where cores are busy.
+        apart = np.einsum("ij,jk->ik", values, self._doubled)
+        apart += self._squares
         if own is not None:
             rows = np.arange(len(values))
             apart[rows, own + rows] = np.inf

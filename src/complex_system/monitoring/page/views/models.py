@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from dash import html
 from dash.development.base_component import Component
@@ -178,11 +178,13 @@ def _members(model: Quality) -> list[Component]:
 
 
 def _in_mlflow(model: Quality, reading: Reading) -> Any:
-    """Return a link to the model's version in the registry, which links to its run; empty for a baseline."""
+    """Return links to the model's version in the registry, which links to its run, and to its card; empty for a baseline."""
     if not isinstance(model, ComparedModel):
         return ""
     url = reading.facts.mlflow_url
-    return outside("version", f"{url}/#/models/{quote(model.model)}/versions/{quote(model.version)}" if url else "")
+    version = outside("version", f"{url}/#/models/{quote(model.model)}/versions/{quote(model.version)}" if url else "")
+    card = "/card?" + urlencode({"model": model.model, "version": model.version})
+    return [version, ", ", html.A("card", href=card, target="_blank", title=f"Model card of {model.model} {model.version}")]
 
 
 def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:
