@@ -15,6 +15,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change
+from complex_system.monitoring.coverage import Coverage
 from complex_system.monitoring.drift import DataDrift, measure
 from complex_system.monitoring.error_watch import Changes, ChangeWatch, ErrorReference, KeptComparison
 from complex_system.monitoring.evidence import KeptTest, SequentialTest
@@ -112,6 +113,7 @@ class Monitor:
         self._group = group_column(dataset)
         self._groups = frozenset(self._group.categories[:MAX_GROUPS]) if self._group else frozenset()
         self._live = LiveWindow(window)
+        self._coverage = Coverage()
         self._test: SequentialTest | None = None
         self._tested = 0
 
@@ -146,6 +148,7 @@ class Monitor:
         by, at = Served(event.service, event.model, event.version, origin=event.origin), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
         self.log.add(at, by, [(each, self._warning(each)) for each in event.predictions], event.half_width)
+        self._coverage.told(event)
         if event.pipeline_version == self.dataset.version:
             self._live.add(at, event.predictions, event.origin)
         for shadow in event.shadows:
@@ -205,6 +208,9 @@ class Monitor:
                 self.history.state("evidence", at, kept)
         self._add_rejected(figures)
         figures.setdefault(Figure("drift/samples"), float(len(self.records)))
+        if compared := [each.distance for each in self.records if each.distance is not None]:
+            far = sum(distance > 1.0 for distance in compared)
+            figures.add("data", {"far": far / len(compared), "compared": len(compared)})
         figures.add("performance", {"waiting": self.join.waiting})
         self.figures = figures.finite()
         self.history.minute(at).read(self.figures)
@@ -252,6 +258,9 @@ class Monitor:
             window, reference = each.errors, self._reference_of(each.served)
             if window.pairs and reference is not None:
                 numbers |= reference.judge(window.errors)
+            alike = reference.residuals.alike if reference is not None and reference.residuals is not None else 1.0
+            each.performance.update(self._coverage.judge(each.served, window.errors, alike))
+            numbers |= each.performance
             figures.add("performance", numbers, service)
             if service == CHAMPIONS_SERVICE:
                 self.outliers = self._watch.outliers(window, reference)

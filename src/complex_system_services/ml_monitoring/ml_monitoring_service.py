@@ -44,7 +44,8 @@ from complex_system.service_layer.monitoring.keeper import DatabaseClock, Histor
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
 from complex_system.service_layer.monitoring.trials import TrialClient
 from complex_system.tracking.connection import load_mlflow
-from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
+from complex_system.tracking.promotion import PromotionRegistry
+from complex_system.tracking.registry import ModelVersionRef
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ class MlMonitoringService(SystemService):
         )
         self._documents, self._database = documents, _ = DocumentClient(self), DatabaseClient(self)
         self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours, self._check_lease)
-        registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
-        self._references = ReferenceSource(self.dataset, registry, self._database, documents)
+        self._registry = PromotionRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
+        self._references = ReferenceSource(self.dataset, self._registry, self._database, documents)
         self._reference_stale = True
         self._buffer = PointBuffer()
         self._run = MonitoringRun(
@@ -148,8 +149,7 @@ class MlMonitoringService(SystemService):
         settings = self.settings
         return page_of(
             self.monitor, loop, mlflow_uri=settings.mlflow_tracking_uri, api_key=settings.api_key, decide=self._decide,
-            trials=TrialClient(self),
-            now=self._clock,
+            trials=TrialClient(self), card=self._registry.card, now=self._clock,
         )  # fmt: skip
 
     @override
