@@ -106,7 +106,8 @@ def tables(results: Results) -> Iterator[Table]:
             means = [f"missing: {len(names) - len(there_are)} tables", *[""] * (len(methods) - 1)]
         found.rows.append([f"**{title}**", *means, ""])
     yield found
-    yield claims_table("Quality, aims", "Of the tables above that have all methods.", _claims(complete))
+    if claims := list(_claims(complete)):
+        yield claims_table("Quality, aims", "Of the tables above that have all methods.", claims)
     yield _optimism(results)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from complex_system.training.cross_validation import Fit, Keyed, Predict, out_of
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import fit_linear
 from complex_system.training.out_of_fold import OutOfFold
+from complex_system.training.stack import stacked
 
 SOURCES = Path(complex_system.__file__).parent / "training"
 PROTOCOL = 1
@@ -129,6 +129,12 @@ def _lightgbm(trials: int) -> Callable[[], Trainer]:
 
 
 def _pytorch() -> Trainer:
+    from complex_system.training.pytorch import PiecewiseTrainer
+
+    return PiecewiseTrainer()
+
+
+def _pytorch_wandb() -> Trainer:
     from complex_system.training.pytorch import PyTorchTrainer
 
     return PyTorchTrainer()
@@ -146,8 +152,6 @@ def _linear(runs: Runs) -> Outcome:
 
 
 def _stack(runs: Runs) -> Outcome:
-    from complex_system.training.stack import stacked
-
     members = [runs.outcome(name) for name in MEMBERS]
     weights, crossed = stacked([each.crossed for each in members if each.crossed])
     return Outcome(lambda x: np.column_stack([each.predict(x) for each in members]) @ weights, crossed)
@@ -188,19 +192,19 @@ METHODS: dict[str, Method] = {
     "linear": Method(_linear, ("linear",), ours=True),
     "lightgbm default": Method(_trained(_lightgbm(0)), _TREES[:1], ("lightgbm",), _BOOSTED),
     "lightgbm": Method(_trained(_lightgbm(30)), _TREES, ("lightgbm", "optuna"), _BOOSTED, ours=True),
-    "pytorch-wandb": Method(_trained(_pytorch), ("pytorch", "network"), ("torch",), _NETWORK, ours=True),
+    "pytorch": Method(_trained(_pytorch), ("pytorch", "network"), ("torch",), _NETWORK, ours=True),
+    "pytorch-wandb": Method(_trained(_pytorch_wandb), ("pytorch", "network"), ("torch",), _NETWORK, ours=True),
     "keras": Method(_trained(_keras), ("tensorflow", "network"), ("tensorflow",), _NETWORK, ours=True),
 }
 MEMBERS = tuple(name for name, method in METHODS.items() if method.ours)
-if importlib.util.find_spec("complex_system.training.stack"):
-    _parts = [METHODS[name] for name in MEMBERS]
-    METHODS["stack"] = Method(
-        _stack,
-        ("stack", *(name for each in _parts for name in each.sources)),
-        tuple(name for each in _parts for name in each.packages),
-        tuple(name for each in _parts for name in each.parameters),
-        ours=True,
-    )
+_parts = [METHODS[name] for name in MEMBERS]
+METHODS["stack"] = Method(
+    _stack,
+    ("stack", *(name for each in _parts for name in each.sources)),
+    tuple(name for each in _parts for name in each.packages),
+    tuple(name for each in _parts for name in each.parameters),
+    ours=True,
+)
 CHAMPION = "champion"
 """Of our own methods the one with the lowest inner error on a fold; it is not trained again."""
 

@@ -1,18 +1,23 @@
-"""Intervals on request, over REST in every protocol: what they are, what is refused, and that nothing else changes."""
+"""Intervals and warnings on request, over REST in every protocol: what they are, what is refused, and that nothing else changes."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import numpy as np
+import pyarrow as pa
 import pytest
 from mlflow.deployments import PredictionsResponse
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
+from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from models import ManyModels, rest_server
+from trainings import quick_sample
 
 DATASET = Dataset.load()
 NAMES = ("material_id", "laborant", "rohwert_1_labormessung", "rohwert_2_labormessung", "rohwert_3_labormessung")
@@ -34,6 +39,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     source = ManyModels(DATASET)
     source.publish("lab-lightgbm", 2.0, champion=True)
     source.publish("lab-older", 2.0, files={})
+    source.files = {SAMPLE_FILE: quick_sample()}
     async with rest_server(DATASET, source) as (_, client):
         yield client
 
@@ -99,7 +105,7 @@ async def test_open_inference_has_two_more_outputs(client: httpx.AsyncClient) ->
     assert await outputs(outputs=[{"name": "upper"}, {"name": "prediction"}]) == {"upper": upper, "prediction": plain}
     assert await outputs(parameters={}) == {"prediction": plain}
     answer = await client.post("/v2/models/champion/infer", json={"inputs": TENSORS, "outputs": [{"name": "lower"}]})
-    assert (answer.status_code, "needs the request's parameter 'interval'" in answer.text) == (400, True)
+    assert (answer.status_code, "The output 'lower' needs the request's parameter 'interval'" in answer.text) == (400, True)
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -128,7 +134,7 @@ async def test_a_model_without_intervals_says_so_and_predicts(client: httpx.Asyn
     path = "/v2/models/lab-older/infer"
     answer = await client.post(path, json={"inputs": TENSORS, "parameters": {"interval": 0.9}})
     assert (answer.status_code, answer.json()["error"]) == (
-        400,
+        409,
         "lab-older v1 has no intervals: it was trained before there were any, or with too few records to calibrate them. Ask without "
         "an interval, or train again.",
     )
@@ -143,3 +149,57 @@ async def test_other_fields_beside_the_records_are_faults_as_before(client: http
     answer = await client.post("/predict", json={"records": RECORDS, "level": 0.9})
     assert answer.status_code == 422
     assert "records" in answer.text
+
+
+LENIENT = Dataset.parse("""
+name: oven
+target: y
+columns:
+  - {name: Temp, type: number, range: [20, 250], outside: warn}
+  - {name: Druck, type: number, range: [0, 10], outside: clip}
+  - {name: y, type: number, optional: true}
+pipeline:
+  - {step: scale, column: Temp, to: [0, 1]}
+  - {step: scale, column: Druck, to: [0, 1]}
+""")
+
+
+async def test_warnings_are_of_every_record_and_refuse_nothing() -> None:
+    draw = np.random.default_rng(1)
+    sample = [{"Temp": float(t), "Druck": float(p)} for t, p in draw.uniform([100, 4], [120, 6], (200, 2))]
+    source = ManyModels(LENIENT)
+    source.files = {SAMPLE_FILE: encode_sample(LENIENT, pa.Table.from_pylist(sample))}
+    source.publish("oven-linear", 0.0, champion=True)
+    records = [sample[3], {"Temp": 210.0, "Druck": 5.0}, {"Temp": 260.0, "Druck": 11.0}]
+    async with rest_server(LENIENT, source) as (_, client):
+        assert "record_warnings" not in (await client.post("/predict", json={"records": records})).json()
+        answer = (await client.post("/predict", json={"records": records, "warnings": True})).json()
+        near, far, outside = answer["record_warnings"]
+        assert near == []
+        assert [each["field"] for each in far] == [None]
+        assert re.fullmatch(
+            r"is \d+\.\d times as far from the training data as 99 % of these are from each other", far[0]["problem"]
+        )
+        assert [(each["field"], each["problem"].partition(" and is ")[2]) for each in outside[:2]] == [
+            ("Temp", "taken as it is"), ("Druck", "moved to its nearer end"),
+        ]  # fmt: skip
+        assert outside[2]["field"] is None
+        assert [each["field"] for each in answer["warnings"]] == ["Temp", "Druck"], "as without the request for them"
+        body = {"dataframe_records": records, "params": {"warnings": True}}
+        rows = (await client.post("/invocations", json=body)).json()["predictions"]
+        assert [len(row["warnings"]) for row in rows] == [0, 1, 3]
+        assert rows[1]["warnings"] == [f"the record {far[0]['problem']}"]
+        data = {name: [each[name] for each in records] for name in ("Temp", "Druck")}
+        inputs = [{"name": name, "shape": [3], "datatype": "FP64", "data": values} for name, values in data.items()]
+        outputs = [{"name": "warnings"}, {"name": "upper"}]
+        body = {"inputs": inputs, "parameters": {"warnings": True, "interval": 0.9}, "outputs": outputs}
+        found = (await client.post("/v2/models/champion/infer", json=body)).json()["outputs"]
+        assert [(each["name"], each["datatype"], each["shape"]) for each in found] == [
+            ("warnings", "BYTES", [3, 1]), ("upper", "FP32", [3, 1]),
+        ]  # fmt: skip
+        assert [text.count(";") for text in found[0]["data"]] == [0, 0, 2]
+        source.files = {}
+        source.publish("oven-linear", 0.0)
+        answer = await client.post("/v2/models/oven-linear/infer", json=body)
+        assert answer.status_code == 409
+        assert "carries no sample of its training records" in answer.text

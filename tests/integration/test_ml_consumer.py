@@ -91,7 +91,18 @@ async def test_a_round_is_compared_in_mlflow_and_its_best_model_is_champion(
             "announced.json",
             "comparison.json",
             "comparison.png",
+            "explanation.json",
+            "explanation.png",
         }
+        # The stand-in's model carries no sample, so it has no effects.
+        explained = first.explanation
+        assert explained is not None
+        assert (explained.model, explained.version) == (first.champion.model, first.champion.version)
+        assert explained.rmse == pytest.approx(first.champion.rmse, rel=1e-5)
+        assert len(explained.importance) == 5
+        assert explained.effects == ()
+        with_model = {artifact.path for artifact in client.list_artifacts(crowned.run_id)}
+        assert {"explanation.json", "explanation.png"} <= with_model
         rows = client.load_table(experiment.experiment_id, "comparison.json", [parent.info.run_id])
         assert list(rows["trainer"]) == ["pytorch", "lightgbm"]
         nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
@@ -204,6 +215,9 @@ async def test_where_the_best_error_is_not_known_a_linear_model_takes_part_and_i
         assert metadata["cross_validation"]["rmse"] == pytest.approx(first.results[0].cv.rmse)
         files = await asyncio.to_thread(registry.load_files, ref, metadata)
         assert OutOfFold.decoded(files[OUT_OF_FOLD_FILE]).summary() == kept_cross_validation(metadata)
+        assert first.explanation is not None
+        assert first.explanation.importance[0].column == "rohwert_1_labormessung"
+        assert {each.column for each in first.explanation.effects} == {each.column for each in first.explanation.importance}
         assert Intervals.decoded(files[INTERVALS_FILE]).records == metadata["cross_validation"]["records"]
         predictor = Predictor(Pipeline(plant), ref.model, ref.version, onnx, metadata)
         features = np.column_stack([table[name].to_numpy() for name in plant.feature_names]).astype(np.float32)

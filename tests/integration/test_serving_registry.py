@@ -380,7 +380,7 @@ async def test_intervals_are_answered_over_nats(
     settings: Settings, tester: TesterService, publish: Any, dataset: Dataset, laboratory: Laboratory
 ) -> None:
     """On request only: the published subject answers a list with a list."""
-    await asyncio.to_thread(publish, 100.0, files=quick_files())
+    await asyncio.to_thread(publish, 100.0, files={**quick_files(), SAMPLE_FILE: quick_sample()})
     records = [laboratory.complete_record() for _ in range(3)]
     table = pa.Table.from_pylist(records, schema=raw_schema(dataset))
     async with serving(settings):
@@ -392,6 +392,14 @@ async def test_intervals_are_answered_over_nats(
         assert page.column_names == ["_id", "prediction", "lower", "upper"]
         for name, ends in (("lower", -90), ("upper", 90)):
             assert page.column(name).to_pylist() == pytest.approx([value + ends for [value] in plain], rel=1e-6)
+        answer = await tester.ask(PREDICT, {"records": records, "warnings": True})
+        assert list(answer) == ["predictions", "record_warnings"]
+        assert len(answer["record_warnings"]) == 3
+        page = decode_page(await tester.ask(PREDICT_COLUMNS, encode_page(Page(table, notes={"warnings": "true"})))).table
+        assert page.column_names == ["_id", "prediction", "warnings"]
+        assert [len(texts) for texts in page.column("warnings").to_pylist()] == [
+            len(each) for each in answer["record_warnings"]
+        ]
         for level, problem in ((0.999, "allows at most 0.99"), (90, "between 0 and 1"), ("much", "such as 0.9, not 'much'")):
             with pytest.raises(InvalidRequestError, match=problem):
                 await tester.ask(PREDICT, {"records": records, "interval": level})

@@ -30,8 +30,10 @@ from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import LoadedModel, ModelReference
 from complex_system.serving.requests.json import decoded, json_of
 from complex_system.serving.rest.app import make_app
+from complex_system.tracking.model_files import SAMPLE_FILE
 from models import MemorySource
 from support import eventually
+from trainings import quick_sample
 
 LIMITS = Limits(body_bytes=200_000, records=500)
 
@@ -62,6 +64,7 @@ async def source(dataset: Dataset) -> MemorySource:
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     """A client of one server that must survive all that the tests here send to it."""
     dataset, source = Dataset.load(), MemorySource()
+    source.files = {SAMPLE_FILE: quick_sample()}
     source.publish(dataset, 1.0)
     async with server(dataset, source) as (_, client):
         yield client

@@ -16,6 +16,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import TrackingUnavailableError
 from complex_system.evaluation.candidates import kept_cross_validation
+from complex_system.pipeline.onnx_graph import RAW_ONNX_FILE
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.settings import Settings
@@ -130,7 +131,7 @@ async def test_the_models_of_a_round_are_registered_as_one_and_served_by_name(
     onnx_model, metadata = await asyncio.to_thread(registry.load_onnx_model, ref)
     members = {each["model"]: each for each in metadata["members"]}
     files = await asyncio.to_thread(registry.load_files, ref, metadata)
-    assert {OUT_OF_FOLD_FILE, INTERVALS_FILE, "sample.arrow"} <= set(files)
+    assert {OUT_OF_FOLD_FILE, INTERVALS_FILE, RAW_ONNX_FILE, "sample.arrow"} <= set(files)
     assert await asyncio.to_thread(registry.load_reference, ref)
     folds = OutOfFold.decoded(files[OUT_OF_FOLD_FILE])
     assert folds.summary() == kept_cross_validation(metadata)
@@ -139,6 +140,9 @@ async def test_the_models_of_a_round_are_registered_as_one_and_served_by_name(
     assert parameters["weights_from"] == "out-of-fold predictions"
     assert {name for name in parameters if name.startswith("weight_of_")} == {f"weight_of_{name}" for name in members}
 
+    assert {each.model: each.weight for each in found["stack"].members} == {
+        name: each["weight"] for name, each in members.items()
+    }
     check_sum(onnx_model, members, results, labelled)
 
     asked = [
@@ -181,7 +185,8 @@ async def test_without_the_setting_there_is_no_stack(
 async def test_with_many_records_the_weights_come_from_hold_out_records_that_do_not_decide(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
 ) -> None:
-    await fill(tester, dataset, 1, 4200)
+    for seed in range(1, 7):
+        await fill(tester, dataset, seed, 700)
     tracking = {"prefix": settings.model_prefix, "champion": False, "model_key": "secret"}
     for trainer_name in ("lightgbm", "pytorch"):
         _, onnx_model = await asyncio.to_thread(quick_model, trainer_name)

@@ -19,7 +19,7 @@ SHOTS = (
     # Name, path, period, theme, size, seen as a whole
     ("overview", "/", "24h", "light", WIDE, False), ("models", "/models", "30d", "light", WIDE, False),
     ("predictions", "/predictions", "7d", "light", WIDE, True), ("data", "/data", "7d", "light", WIDE, True),
-    ("try-it", "/try", "24h", "light", WIDE, False), ("try-it-dark", "/try", "24h", "dark", WIDE, False),
+    ("try-it", "/try", "24h", "light", WIDE, True), ("try-it-dark", "/try", "24h", "dark", WIDE, True),
     ("try-it-phone", "/try", "24h", "light", PHONE, False),
     ("system", "/system", "24h", "light", WIDE, True), ("alerts", "/alerts", "7d", "light", WIDE, False),
     ("overview-dark", "/", "24h", "dark", WIDE, False), ("predictions-dark", "/predictions", "7d", "dark", WIDE, True),
@@ -29,9 +29,10 @@ SHOTS = (
 
 async def find_settings(tab: Page) -> None:
     """Let the view "Try it" find settings for a value."""
-    await tab.get_by_label("Value", exact=True).fill("150")
+    await tab.get_by_label("Value", exact=True).fill("160")
     await tab.get_by_role("button", name="Find settings").click()
     await tab.get_by_role("button", name="Use solution 1").wait_for()
+    await tab.evaluate("window.scrollTo(0, 0)")
 
 
 async def shoot(folder: Path, wanted: list[str]) -> None:

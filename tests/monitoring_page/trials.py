@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+
+import numpy as np
+
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError
 from complex_system.pipeline.pipeline import Pipeline
@@ -12,7 +17,9 @@ from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.suggest.suggester import Suggester
 from complex_system.tracking.model_files import SAMPLE_FILE
+from complex_system.training.conformal import INTERVALS_FILE, intervals_of
 from models import MemorySource
+from samples import lab_samples
 from trainings import quick_model, quick_sample
 
 
@@ -40,10 +47,10 @@ class OwnTrials(TrialHandlers):
         return await self.suggest_settings(asked)
 
 
-async def trials_of(dataset: Dataset, onnx_model: bytes, sample: bytes) -> OwnTrials:
-    """A model with a sample of its records."""
+async def trials_of(dataset: Dataset, onnx_model: bytes, files: Mapping[str, bytes]) -> OwnTrials:
+    """A model with what it carries."""
     source = MemorySource()
-    source.files = {SAMPLE_FILE: sample}
+    source.files = dict(files)
     source.publish(dataset, 0.0, onnx_model)
     models = ModelManager(source, Pipeline(dataset))
     await models.refresh()
@@ -51,5 +58,9 @@ async def trials_of(dataset: Dataset, onnx_model: bytes, sample: bytes) -> OwnTr
 
 
 async def lab_trials() -> OwnTrials:
-    """A LightGBM model of the lab."""
-    return await trials_of(Dataset.load(), quick_model("lightgbm")[1], quick_sample())
+    """A LightGBM model of the lab, with a sample of its records and intervals by its errors."""
+    model, onnx_model = await asyncio.to_thread(quick_model, "lightgbm")
+    validation = lab_samples(2, 1000)[0].validation
+    intervals = intervals_of(np.abs(model.predict(validation.x) - validation.y), None, "calibration records")
+    files = {SAMPLE_FILE: quick_sample(), INTERVALS_FILE: intervals.encoded()}
+    return await trials_of(Dataset.load(), onnx_model, files)

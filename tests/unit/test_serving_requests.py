@@ -12,18 +12,22 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.serving import PredictedRecord, PredictionMade
-from complex_system.service_layer.serving import service as service_module
-from complex_system.service_layer.serving.service import WAITING_EVENTS, PredictionEvents
+from complex_system.service_layer.serving import events as events_module
+from complex_system.service_layer.serving.events import COMPARED_RECORDS, WAITING_EVENTS, PredictionEvents
 from complex_system.serving.engine import PredictionEngine, PredictionResult
 from complex_system.serving.metrics import RequestCounters, ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo
 from complex_system.serving.requests.batch import RecordBatch
+from complex_system.serving.requests.wanted import Wanted
 from complex_system.serving.rest.app import make_app
+from complex_system.tracking.model_files import SAMPLE_FILE
 from models import ManyModels
 from support import eventually
+from trainings import quick_sample
 
 DATASET = Dataset.load()
 GOOD: dict[str, Any] = {"material_id": "00000000", "rohwert_1_labormessung": 3}
@@ -137,7 +141,7 @@ async def test_events_are_sent_in_their_order_and_to_the_end_and_what_is_too_muc
 
 
 async def test_a_broker_that_takes_nothing_does_not_keep_a_service_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(events_module, "STOP_SECONDS", 0.05)
     models = await models_of("lab-lightgbm")
     begun = asyncio.Event()
 
@@ -153,3 +157,32 @@ async def test_a_broker_that_takes_nothing_does_not_keep_a_service_from_stopping
     async with asyncio.timeout(20):
         await events.stop(running)
     assert running.cancelled()
+
+
+async def test_of_requests_that_ask_for_no_warnings_a_sample_is_compared_with_the_training_data() -> None:
+    source = ManyModels(DATASET)
+    source.files = {SAMPLE_FILE: quick_sample()}
+    models = ModelManager(source, Pipeline(DATASET))
+    source.publish("lab-lightgbm", 1.0, champion=True)
+    await models.refresh()
+    metrics, sent = ServingMetrics(models), list[PredictionMade]()
+
+    async def announce(event: PredictionMade) -> None:
+        sent.append(event)
+
+    events = PredictionEvents("ml_serving", announce, metrics)
+    engine = PredictionEngine(models, predicted=lambda result: events.put(result.head(1000), []))
+    record = {name: value for name, value in next(iter(Laboratory(2).records(1))).items() if name != DATASET.target}
+    await engine.predict([record] * (COMPARED_RECORDS + 1))
+    await engine.predict([record])  # too soon after the first one
+    running = asyncio.create_task(events.run())
+    await eventually(lambda: len(sent) == 2)
+    await engine.predict([record] * 3, wanted=Wanted(warnings=True))
+    await eventually(lambda: len(sent) == 3)
+    await events.stop(running)
+    distances = [each.distance for event in sent for each in event.predictions]
+    assert distances[COMPARED_RECORDS : COMPARED_RECORDS + 2] == [None, None]
+    measured = [each for each in distances if each is not None]
+    assert measured == pytest.approx([0.0] * (COMPARED_RECORDS + 3), abs=0.01), "it is one of the sample"
+    assert [event.half_width for event in sent] == [90.0] * 3
+    assert f'serving_compared_records_total{{distance="near"}} {COMPARED_RECORDS + 3}.0'.encode() in metrics.text()

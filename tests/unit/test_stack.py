@@ -115,7 +115,7 @@ def test_the_merged_onnx_model_is_the_weighted_sum_of_its_members() -> None:
     data, holdout = lab_samples(2, 1000)
     shares = {LINEAR: 0.2, "lightgbm": 0.5, "pytorch": 0.3}
     members = [Member(f"lab-{name}", "7", share, quick_model(name)[1]) for name, share in shares.items()]
-    stack = StackModel(members, data, {"weights_from": "a test"})
+    stack = StackModel(members, data, {"weights_from": "a test"}, 2.5)
     merged = export_onnx(stack, data.validation.x, data.validation.y)
     model = onnx.load_model_from_string(merged)
     onnx.checker.check_model(model, full_check=True)
@@ -128,11 +128,12 @@ def test_the_merged_onnx_model_is_the_weighted_sum_of_its_members() -> None:
         "weights_from": "a test", "weight_of_lab-linear": 0.2, "weight_of_lab-lightgbm": 0.5, "weight_of_lab-pytorch": 0.3
     }  # fmt: skip
     assert members[1].about() == {"model": "lab-lightgbm", "version": "7", "weight": 0.5}
-    assert stack.history[0].validation_rmse == pytest.approx(
-        np.sqrt(np.mean((stack.predict(data.validation.x) - data.validation.y) ** 2)), rel=1e-4
+    assert stack.history[0].validation_rmse == 2.5
+    assert stack.history[0].train_rmse == pytest.approx(
+        np.sqrt(np.mean((stack.predict(data.train.x) - data.train.y) ** 2)), rel=1e-4
     )
     # One of its members by other names is no fault: a stack of two of the same architecture.
-    twice = StackModel([members[1], replace(members[1], weight=0.5)], data, {})
+    twice = StackModel([members[1], replace(members[1], weight=0.5)], data, {}, 0.0)
     np.testing.assert_array_equal(run_onnx(twice.to_onnx(), [holdout.x])[0], run_onnx(members[1].onnx_model, [holdout.x])[0])
 
 
@@ -142,7 +143,7 @@ def test_the_sum_keeps_what_single_precision_has_of_a_large_target() -> None:
     y = (101_325 + 0.1 * x[:, 0]).astype(np.float32)
     data = TrainingData(("a", "b"), "pressure", Samples(x, y), Samples(x, y))
     onnx_model = LinearModel(data).to_onnx()
-    stack = StackModel([Member("lab-linear", "", weight, onnx_model) for weight in (0.3, 0.3, 0.4)], data, {})
+    stack = StackModel([Member("lab-linear", "", weight, onnx_model) for weight in (0.3, 0.3, 0.4)], data, {}, 0.0)
     merged = export_onnx(stack, x, y)
     np.testing.assert_array_equal(run_onnx(merged, [x])[0], run_onnx(onnx_model, [x])[0])
 
@@ -159,7 +160,7 @@ def test_a_member_that_cannot_be_merged_is_named() -> None:
     with pytest.raises(
         TrainingFailedError, match=r"lab-newer 2 cannot be part of a stack: it needs version 3 of ai\.onnx\.ml"
     ):
-        StackModel(members, data, {})
+        StackModel(members, data, {}, 0.0)
     trees.functions.add().name = "own"
     with pytest.raises(TrainingFailedError, match="lab-newer 2 cannot be part of a stack: its ONNX model has functions"):
-        StackModel([members[0], replace(members[1], onnx_model=trees.SerializeToString())], data, {})
+        StackModel([members[0], replace(members[1], onnx_model=trees.SerializeToString())], data, {}, 0.0)

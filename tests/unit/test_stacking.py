@@ -12,7 +12,6 @@ from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import for_folds
 from complex_system.evaluation.stacking import MIN_WEIGHTS_RECORDS, HoldOut, StackCandidate, stack_result
 from complex_system.tracking.base import TrainingResult
-from complex_system.training.base import score
 from complex_system.training.conformal import INTERVALS_FILE
 from complex_system.training.cross_validation import Keyed, out_of_fold
 from complex_system.training.data import Samples, TrainingData
@@ -110,7 +109,11 @@ def test_with_few_records_the_weights_are_of_the_predictions_out_of_fold() -> No
     metadata = found.metadata("lab-stack", "run")
     assert metadata["members"] == [dict(each) for each in found.members]
     assert (metadata["trainer"], metadata["framework"]) == ("stack", "stack")
-    assert found.validation == score(data.validation.y, found.model.predict(data.validation.x))
+    crossed = found.cross_validation
+    assert (found.validation.rmse, found.validation.mae) == (crossed.rmse, crossed.mae), (
+        "members may know the validation part"
+    )
+    assert found.model.history[-1].validation_rmse == crossed.rmse
 
     # A model that was validated with other records, or with none, is left out; the others are combined.
     other = candidate("other", data, Keyed(few.groups, Samples(few.samples.x, few.samples.y + 1)))
@@ -139,6 +142,7 @@ def test_with_many_records_the_weights_are_of_hold_out_records() -> None:
     weights = {each["model"]: each["weight"] for each in found.members}
     assert weights["lab-low"] == pytest.approx(3 * weights["lab-high"], rel=0.1)
     assert found.model.parameters["weights_records"] == len(few.samples)
+    assert found.validation.rmse == pytest.approx(0, abs=1e-3)
 
 
 def test_there_is_no_stack_where_one_model_counts_alone_or_none_can_be_weighed(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""The commands ``fiot extras champion``: what people decide about the champion, an extension of FastIoT's command line."""
+"""The commands ``fiot extras champion`` and ``fiot extras retrain``: who is champion, and how it came about."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
 
-from complex_system.cli.shared import Deployed, over_the_broker, say
+from complex_system.cli.shared import Deployed, deployment_names, over_the_broker, say
 
 if TYPE_CHECKING:
     from complex_system.protocol.promotion import Action
@@ -65,6 +65,31 @@ def roll_back(deployment: Deployed, reason: Reason, who: Who = "", model: Model 
     A new training may make a better model than the one that is champion then; pin the champion to keep that from replacing it.
     """
     _decide("roll-back", deployment, who, reason, model, version)
+
+
+@extras_cmd.command("retrain", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def retrain(
+    run: Annotated[str, typer.Argument(help="Id of a training's run in MLflow.")],
+    deployment: Annotated[
+        str,
+        typer.Option(
+            "--deployment",
+            "-d",
+            help="Whose .env names broker and MLflow; by default the environment does.",
+            show_default=False,
+            autocompletion=deployment_names,
+        ),
+    ] = "",
+) -> None:
+    """Train a model again from the records that it was trained on, and compare it with the one of then.
+
+    The records are fetched from the running system and checked against the list of keys and contents that the run has. Where some are
+    gone or were replaced, the command says how many, and names the first. Nothing is logged or registered. The exit code is 0 where
+    the model is the same one.
+    """
+    from complex_system.service_layer.training.retrain import retrain_run
+
+    over_the_broker("extras retrain", deployment, lambda settings: retrain_run(settings, run, say))
 
 
 def _decide(action: Action, deployment: str, who: str, reason: str, model: str = "", version: str = "") -> None:

@@ -65,14 +65,16 @@ def config_of(name: str) -> DeploymentConfig:
 
 
 def over_the_broker(command: str, deployment: str, work: Callable[[Settings], Coroutine[Any, Any, object]]) -> None:
-    """Do something over the broker of a deployment."""
+    """Do something over the broker of a deployment; without one over the broker that the environment names."""
     from pydantic import ValidationError
 
     from complex_system.settings import Settings
 
     try:
-        config_of(deployment)
-        environment = ProjectContext.default.env_for_deployment(deployment)
+        environment: dict[str, str] = {}
+        if deployment:
+            config_of(deployment)
+            environment = ProjectContext.default.env_for_deployment(deployment)
         asyncio.run(work(Settings.of({**environment, **os.environ})))
     except (ComplexSystemError, ValidationError) as error:
         fail(command, str(error))

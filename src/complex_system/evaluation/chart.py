@@ -11,7 +11,7 @@ from complex_system.protocol.training import Quality
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CHAMPION, _OTHER, _LIMIT, _TEXT, _GRID = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea"
+ACCENT, OTHER, _LIMIT, TEXT, GRID = "#0b6e4f", "#9db4c0", "#c1121f", "#253237", "#e3e8ea"
 _BASELINE = "#e3e8ea"
 
 
@@ -40,26 +40,26 @@ def rmse_chart(comparison: Comparison, best_possible: float | None = None, unit:
     ]
     labels += [f"{name}\n(baseline)" for name in baselines]
     places = range(len(values))
-    colours = [_CHAMPION if result is comparison.champion else _OTHER for result in results] + [_BASELINE] * len(baselines)
+    colours = [ACCENT if result is comparison.champion else OTHER for result in results] + [_BASELINE] * len(baselines)
     whiskers = [[value - low for value, low, _ in shown], [high - value for value, _, high in shown]]
     shows_ranges = any(map(any, whiskers))
-    style = {"ecolor": _TEXT, "elinewidth": 1.0, "capsize": 3.0}
+    style = {"ecolor": TEXT, "elinewidth": 1.0, "capsize": 3.0}
     axes.barh(places, values, height=0.62, color=colours, xerr=whiskers if shows_ranges else None, error_kw=style)
     for place, (value, _, high) in enumerate(shown):
         text = _value(value, best_possible)
-        axes.annotate(text, (high, place), xytext=(6, 0), textcoords="offset points", va="center", color=_TEXT, fontsize=10)
-    axes.set_yticks(places, labels, color=_TEXT, fontsize=10)
+        axes.annotate(text, (high, place), xytext=(6, 0), textcoords="offset points", va="center", color=TEXT, fontsize=10)
+    axes.set_yticks(places, labels, color=TEXT, fontsize=10)
     axes.invert_yaxis()
     axes.set_xlim(0, max([*(high for _, _, high in shown), best_possible or 0.0]) * 1.28 or 1.0)
     by = ", 95 % intervals" if shows_ranges else ""
-    axes.set_xlabel(f"RMSE{f' in {unit}' if unit else ''} (less is better{by})", color=_TEXT)
+    axes.set_xlabel(f"RMSE{f' in {unit}' if unit else ''} (less is better{by})", color=TEXT)
     axes.set_title(
         f"{champion.trainer or champion.model} is the champion of round {comparison.round}",
-        loc="left", color=_TEXT, fontsize=13, fontweight="bold", pad=26,
+        loc="left", color=TEXT, fontsize=13, fontweight="bold", pad=26,
     )  # fmt: skip
     axes.text(
         0, 1.0, _basis(comparison),
-        transform=axes.transAxes, va="bottom", color=_TEXT, fontsize=10,
+        transform=axes.transAxes, va="bottom", color=TEXT, fontsize=10,
     )  # fmt: skip
     if best_possible is not None:
         line = axes.axvline(best_possible, color=_LIMIT, linestyle=(0, (4, 3)), linewidth=1.6)
@@ -67,9 +67,9 @@ def rmse_chart(comparison: Comparison, best_possible: float | None = None, unit:
                     frameon=False, labelcolor=_LIMIT)  # fmt: skip
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(length=0, colors=_TEXT)
-    axes.xaxis.grid(visible=True, color=_GRID)
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(length=0, colors=TEXT)
+    axes.xaxis.grid(visible=True, color=GRID)
     axes.set_axisbelow(True)
     return figure
 

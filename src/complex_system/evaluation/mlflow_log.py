@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from complex_system.domain.dataset import Dataset
+from complex_system.errors import TrackingRefusedError
 from complex_system.evaluation.chart import rmse_chart
 from complex_system.evaluation.comparison import ComparisonRequest
+from complex_system.evaluation.effects_chart import effects_chart
 from complex_system.evaluation.results import Comparison
 from complex_system.protocol.base import to_wire
+from complex_system.protocol.explanation import ModelExplanation
 from complex_system.protocol.scores import Challenge
 from complex_system.protocol.training import ComparisonFinished, Quality
 from complex_system.tracking.connection import experiment_id, literal, load_mlflow, open_client, run_url, translated
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 TABLE = "comparison.json"
 CHART = "comparison.png"
 MESSAGE = "announced.json"
+EXPLANATION = "explanation.json"
+EXPLANATION_CHART = "explanation.png"
 _FIGURES = ("rmse", "mae", "r2", "rmse_low", "rmse_high")
 _MAX_ALERTS = 10
 """Keys of alerts that are kept of a round."""
@@ -170,6 +175,8 @@ class ComparisonLog:
             })  # fmt: skip
             client.log_dict(parent, to_wire(comparison.message(request)), MESSAGE)
             client.log_figure(parent, rmse_chart(comparison, self._best_possible, self._unit), CHART)
+            if comparison.explanation is not None:
+                self._log_explanation(client, comparison.explanation, parent, comparison.winner.ref.run_id)
             if TABLE not in {artifact.path for artifact in client.list_artifacts(parent)}:  # log_table would append
                 client.log_table(parent, _table(comparison), TABLE)
             for result in comparison.results:
@@ -182,6 +189,18 @@ class ComparisonLog:
                 })  # fmt: skip
                 client.set_terminated(run)
         return run_url(self._uri, experiment, parent)
+
+    def _log_explanation(self, client: Any, explanation: ModelExplanation, parent: str, training: str) -> None:
+        """Log an explanation with the comparison, and with the training of its model, which may have been deleted."""
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, EXPLANATION).write_bytes(msgspec.json.encode(explanation))
+            effects_chart(explanation, self._unit).savefig(Path(folder, EXPLANATION_CHART))
+            client.log_artifacts(parent, folder)
+            try:
+                with translated(self._uri, "logging an explanation"):
+                    client.log_artifacts(training, folder)
+            except TrackingRefusedError as error:
+                log.warning("The explanation is not kept with the training: %s", error.message)
 
     def finish(self, request: ComparisonRequest) -> None:
         """End the run of a logged comparison after everything that follows from it; a restart before that repeats the round."""

@@ -9,6 +9,7 @@ import msgspec
 
 from complex_system.evaluation.statistics import Evaluation, Squares
 from complex_system.evaluation.verdict import copies_message, format_figure, intervals_message
+from complex_system.protocol.explanation import ModelExplanation
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, Challenge
 from complex_system.protocol.training import (
@@ -16,9 +17,11 @@ from complex_system.protocol.training import (
     ComparedModel,
     ComparisonFinished,
     FoldCounts,
+    StackMember,
     VerdictOnBaseline,
 )
 from complex_system.tracking.registry import ModelVersionRef
+from complex_system.training.data import Matrix
 from complex_system.training.split import NO_COPIES, Copies
 from complex_system.training.targets import targets_message
 
@@ -35,12 +38,14 @@ class Result(Evaluation):
         incumbent: It was the champion before this comparison.
         size: Bytes of its ONNX model; 0 where that is not known.
         overall: Squared errors on all hold-out records, where only the inputs have moved; the others are of the newer ones.
+        members: What a stack is made of.
     """
 
     ref: ModelVersionRef
     incumbent: bool = False
     size: int = 0
     overall: Squares | None = None
+    members: tuple[StackMember, ...] = ()
 
     @property
     def label(self) -> str:
@@ -56,6 +61,7 @@ class Result(Evaluation):
             model=ref.model,
             version=ref.version,
             challenge=challenge,
+            members=self.members,
             **figures,
         )
 
@@ -83,9 +89,11 @@ class Comparison:
         question: What the errors are measured for (``Split.question``).
         notes: What people must know of the split, as sentences.
         suspects: Labels that are probably wrong.
+        explanation: What the winner depends on; None until it is told, and where it cannot be.
         candidate: The new model that would be champion, where a person decides; then the champion is the previous one, or the
             candidate itself where there is none.
         hold: Why a person decides, as a part of a sentence.
+        truth: The targets of the hold-out samples, for the cards.
     """
 
     round: str
@@ -106,8 +114,10 @@ class Comparison:
     question: str = ""
     notes: str = ""
     suspects: SuspectTargets = NO_SUSPECTS
+    explanation: ModelExplanation | None = None
     candidate: Result | None = None
     hold: str = ""
+    truth: Matrix | None = field(default=None, repr=False, compare=False)
 
     @property
     def winner(self) -> Result:
@@ -208,6 +218,7 @@ class Comparison:
             split=self.split,
             question=self.question,
             suspects=self.suspects,
+            explanation=self.explanation,
             replaced=self.replaced,
         )
 

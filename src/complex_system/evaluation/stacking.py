@@ -12,6 +12,8 @@ import numpy as np
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InternalError, TrainingFailedError
 from complex_system.evaluation.baselines import for_folds
+from complex_system.pipeline.onnx_graph import with_raw_onnx
+from complex_system.protocol.scores import Scores
 from complex_system.tracking.base import TrainingResult
 from complex_system.training.base import Parameter, score
 from complex_system.training.conformal import interval_files
@@ -119,33 +121,50 @@ def stack_result(
     crossed = out_of_fold(for_folds(fit_linear), few) if few is not None else None
     everyone = [*candidates, StackCandidate(f"{prefix}-{LINEAR}", "", linear.predict, linear.to_onnx(), crossed)]
     try:
-        members, parameters, folds = _weighed(everyone, weights_samples, dataset.split.by)
-        if len(members) < 2:
-            alone = f"{members[0].model} counts alone" if members else "there are too few records for the weights"
+        found = _weighed(everyone, weights_samples, dataset.split.by)
+        if found is None or len(found.members) < 2:
+            alone = (
+                "there are too few records for the weights" if found is None else f"{found.members[0].model} counts alone"
+            )
             log.info("Round %s has no stack: %s", round_id, alone)
             return None
-        model = StackModel(members, data, parameters)
+        model = StackModel(found.members, data, found.parameters, found.scores.rmse)
         onnx_model = export_onnx(model, data.validation.x, data.validation.y)
     except (TrainingFailedError, InternalError) as error:
         log.warning("Round %s has no stack: %s", round_id, error.message)
         return None
-    told = " + ".join(f"{each.weight:.2f} x {each.model} {each.version}".rstrip() for each in members)
+    told = " + ".join(f"{each.weight:.2f} x {each.model} {each.version}".rstrip() for each in found.members)
     log.info("Round %s: the stack is %s", round_id, told)
-    made = {**files, **interval_files(dataset, model.predict, data, folds)}
-    if folds is not None:
-        made[OUT_OF_FOLD_FILE] = folds.encoded()
+    made = {**files, **interval_files(dataset, model.predict, data, found.folds)}
+    if found.folds is not None:
+        made[OUT_OF_FOLD_FILE] = found.folds.encoded()
     return TrainingResult(
         trainer=STACK, framework=STACK, round=round_id, dataset=dataset, data=data, model=model, onnx_model=onnx_model,
-        validation=score(data.validation.y, model.predict(data.validation.x)), started_at=started, trained_at=datetime.now(UTC),
-        timings={}, reference=reference, cross_validation=None if folds is None else folds.summary(), files=made,
-        members=tuple(member.about() for member in members),
+        validation=found.scores, started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference,
+        cross_validation=None if found.folds is None else found.folds.summary(),
+        files=with_raw_onnx(dataset, onnx_model, made), members=tuple(member.about() for member in found.members),
     )  # fmt: skip
 
 
-def _weighed(
-    candidates: Sequence[StackCandidate], samples: Samples | None, split_by: str
-) -> tuple[list[Member], dict[str, Parameter], OutOfFold | None]:
-    """Return the members with a weight, how it was found, and what the stack predicts out of fold; no members without such records."""
+@dataclass(frozen=True)
+class _Weighed:
+    """The members of a stack.
+
+    Attributes:
+        members: Those with a weight.
+        parameters: How it was found.
+        scores: Of the stack on the records of the weights: members may know the validation part, as one does that was fitted again.
+        folds: What the stack predicts out of fold, where that is what the weights are of.
+    """
+
+    members: list[Member]
+    parameters: dict[str, Parameter]
+    scores: Scores
+    folds: OutOfFold | None = None
+
+
+def _weighed(candidates: Sequence[StackCandidate], samples: Samples | None, split_by: str) -> _Weighed | None:
+    """Return the members with their weights; None where there are no records for these."""
     crossed = [each for each in candidates if each.folds is not None]
     folds: OutOfFold | None = None
     weights: Weights
@@ -154,19 +173,22 @@ def _weighed(
         known = [each.folds for each in weighed if each.folds is not None]
         weights, folds = stacked(known, split_by)
         parameters: dict[str, Parameter] = {"weights_from": "out-of-fold predictions", "weights_records": len(folds.truth)}
+        crossed_scores = folds.summary()
+        scores = Scores(rmse=crossed_scores.rmse, mae=crossed_scores.mae, r2=crossed_scores.r2)
     elif samples is not None:
         weighed = list(candidates)
         predictions = np.column_stack([np.asarray(each.predict(samples.x)) for each in weighed])
         weights = stack_weights(predictions, samples.y)
         parameters = {"weights_from": "hold-out records that do not decide", "weights_records": len(samples)}
+        scores = score(samples.y, (predictions @ weights).astype(np.float32))
     else:
-        return [], {}, None
+        return None
     members = [
         Member(each.model, each.version, float(weight), each.onnx_model)
         for each, weight in zip(weighed, weights, strict=True)
         if weight > 0
     ]
-    return members, parameters, folds
+    return _Weighed(members, parameters, scores, folds)
 
 
 def _alike(one: StackCandidate, other: StackCandidate) -> bool:

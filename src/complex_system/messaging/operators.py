@@ -51,7 +51,7 @@ async def manage_dead_letters(
         NobodyListensError: The broker is not reachable, or has no streams for the ingest.
     """
     seen = 0
-    async with _connected(settings, "dead_letters") as connection:
+    async with connected(settings, "dead_letters") as connection:
         letters = DeadLetters(connection.client, settings)
         async with aclosing(letters.read(limit, number, source)) as found:
             async for letter in found:
@@ -105,7 +105,7 @@ async def list_conflicts(
     """
     seen = 0
     table = csv.writer(sys.stdout, lineterminator="\n")
-    async with _connected(settings, "conflicts") as connection:
+    async with connected(settings, "conflicts") as connection:
         database = DatabaseClient(SystemClient(connection, settings, "conflicts"))
         if as_csv:
             table.writerow(_CSV_COLUMNS)
@@ -128,7 +128,7 @@ async def show_promotion(settings: Settings, say: Callable[[str], None]) -> None
     Raises:
         NobodyListensError: The broker is not reachable, or ``ml_consumer`` does not answer.
     """
-    async with _connected(settings, "champion") as connection:
+    async with connected(settings, "champion") as connection:
         found = await SystemClient(connection, settings, "champion").ask(GET_PROMOTION, Empty())
     say(f"promotion     {found.mode}")
     for name, version in (("champion", found.champion), ("candidate", found.candidate), ("roll back to", found.previous)):
@@ -148,13 +148,18 @@ async def decide_on_champion(settings: Settings, asked: ChampionRequest, say: Ca
     Raises:
         ComplexSystemError: It is refused, or ``ml_consumer`` does not answer.
     """
-    async with _connected(settings, "champion") as connection:
+    async with connected(settings, "champion") as connection:
         done = await SystemClient(connection, settings, "champion").ask(DECIDE_ON_CHAMPION, asked)
     say(done.message)
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, name: str) -> AsyncIterator[ServiceConnection]:
+async def connected(settings: Settings, name: str) -> AsyncIterator[ServiceConnection]:
+    """Connect to the broker for a command.
+
+    Raises:
+        NobodyListensError: It is not reachable within a few seconds.
+    """
     address = f"{settings.nats_host}:{settings.nats_port}"
     try:
         connection = await ServiceConnection.open(settings, name, patience=_PATIENCE)

@@ -145,6 +145,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             database.GET_PROCESSED,
             database.GET_UNPROCESSED,
             database.GET_LAST_KEY,
+            database.GET_RAW_BY_KEYS,  # for the linear model, which is trained there
             documents.SAVE_DOCUMENTS,
             documents.GET_DOCUMENTS,
         ),

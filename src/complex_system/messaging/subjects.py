@@ -50,8 +50,8 @@ PROCESS_RAW = _published(
 )
 PREDICT = _published(
     ML_SERVING_SUBJECT,
-    'Return one prediction a raw record, as a list of lists of one number. `{"records": [...], "interval": 0.9}` is answered with '
-    "that list as `predictions`, and with `intervals`.",
+    'Return one prediction a raw record, as a list of lists of one number. `{"records": [...], "interval": 0.9, "warnings": true}` is '
+    "answered with that list as `predictions`, and with `intervals` and `record_warnings`.",
 )
 PREDICT_WANDB: Request[Any, Any] = Request(
     "get-prediction-wandb", Any, Any, "As `get-prediction`, answered by `ml_serving` from the W&B artifact."

@@ -31,7 +31,7 @@ class OutsideRange:
     Attributes:
         column: Its declaration.
         count: How many there are.
-        records: Positions of the first 20 records that have one.
+        records: Positions of the records that have one, ascending.
     """
 
     column: Column
@@ -42,13 +42,17 @@ class OutsideRange:
     def message(self) -> str:
         """What was found, and what became of it; without the name of the column."""
         assert self.column.range is not None
-        values, are = ("value", "is") if self.count == 1 else ("values", "are")
-        done = (
-            "moved to its nearer end"
-            if self.column.outside == "clip"
-            else f"taken as {'it is' if are == 'is' else 'they are'}"
-        )
-        return f"{self.count} {values} {are} outside of {range_text(self.column.range)} and {are} {done}"
+        if self.count == 1:
+            return f"1 value {self.problem}"
+        done = "moved to its nearer end" if self.column.outside == "clip" else "taken as they are"
+        return f"{self.count} values are outside of {range_text(self.column.range)} and are {done}"
+
+    @property
+    def problem(self) -> str:
+        """The same of one value, without it."""
+        assert self.column.range is not None
+        done = "moved to its nearer end" if self.column.outside == "clip" else "taken as it is"
+        return f"is outside of {range_text(self.column.range)} and is {done}"
 
 
 class Pipeline:
@@ -147,7 +151,7 @@ class Pipeline:
                     if type(value := record.get(name)) is not float or not low <= value <= high
                 ]
                 found.append((column, [place for place, value in other if column.is_outside(value)]))
-        return tuple(OutsideRange(column, len(at), tuple(at[:MAX_FAULTS])) for column, at in found if at)
+        return tuple(OutsideRange(column, len(at), tuple(at)) for column, at in found if at)
 
     def split(self, raw: pl.DataFrame | pa.Table) -> tuple[pl.DataFrame, list[dict[str, str]]]:
         """Process raw records in bulk and name those that cannot be processed.

@@ -35,11 +35,14 @@ class PredictedRecord(Message, frozen=True, kw_only=True):
         id: Key of the record; None where the request gave none.
         record: The raw record as it came.
         prediction: In the target's unit.
+        distance: From the model's training data: above 1, it is further away than 99 % of these are from each other. None where it was
+            not measured: of other requests than those that ask for warnings it is for a sample.
     """
 
     id: str | None
     record: Record
     prediction: float
+    distance: float | None = None
 
 
 class ShadowPredictions(Message, frozen=True, kw_only=True):
@@ -74,6 +77,8 @@ class PredictionMade(Message, frozen=True, kw_only=True):
         predictions: One a record, in the order of the request.
         shadows: What challengers predict for it.
         origin: Who asked.
+        half_width: Of the model's 90 % intervals, in the target's unit; None where it has none.
+        calibrated: Independent records that these were calibrated with; 0 where that is not known.
     """
 
     service: str
@@ -84,6 +89,8 @@ class PredictionMade(Message, frozen=True, kw_only=True):
     predictions: tuple[PredictedRecord, ...] = ()
     shadows: tuple[ShadowPredictions, ...] = ()
     origin: Origin = "live"
+    half_width: float | None = None
+    calibrated: int = 0
 
 
 class PredictionFailed(Message, frozen=True, kw_only=True):
@@ -170,7 +177,8 @@ PREDICT_COLUMNS = Request(
     ArrowPage,
     "Return an Arrow page with `prediction` (float32) for an Arrow page of raw records, in the same order, and the key where it was "
     "given; its notes name `model`, `version` and `pipeline_version`, and `outside_range`, such as `Temp=3`, where values outside of "
-    "their range were taken. Notes of the request ask for more: `interval`, such as `0.9`, for the columns `lower` and `upper`.",
+    "their range were taken. Notes of the request ask for more: `interval`, such as `0.9`, for the columns `lower` and `upper`, and "
+    "`warnings`, `true`, for that column.",
 )
 PREDICT_COLUMNS_WANDB = Request(
     "get-prediction-wandb-columns",

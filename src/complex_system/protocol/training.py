@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from complex_system.protocol.base import Empty, Event, Message, Request
+from complex_system.protocol.explanation import ModelExplanation
 from complex_system.protocol.labels import NO_SUSPECTS, SuspectTargets
 from complex_system.protocol.scores import Basis, Challenge, CrossValidation, Residuals, Scores
 
@@ -161,6 +162,20 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     cv: ScoresWithInterval | None = None
 
 
+class StackMember(Message, frozen=True, kw_only=True):
+    """A model that a stack is made of.
+
+    Attributes:
+        model: Registered name.
+        version: Registered version; empty for a model that is a part of the stack only.
+        weight: Above 0; those of all members add up to 1.
+    """
+
+    model: str
+    version: str
+    weight: float
+
+
 class ComparedModel(Quality, frozen=True, kw_only=True):
     """How a model did in a comparison.
 
@@ -171,6 +186,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
         version: Registered version.
         residuals: Its errors in the evaluation that decided; None in comparisons of an earlier release.
         challenge: How it did beside the previous champion; None for that itself, and where there was none.
+        members: What a stack is made of; empty for another model.
     """
 
     trainer: str
@@ -179,6 +195,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
     version: str
     residuals: Residuals | None = None
     challenge: Challenge | None = None
+    members: tuple[StackMember, ...] = ()
 
 
 class ChampionSummary(Message, frozen=True, kw_only=True):
@@ -258,6 +275,8 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
         replaced: Why the previous champion was not compared, as a sentence; empty where it was, or where there was none.
         suspects: Labels that are probably wrong.
         intervals: What the 95 % intervals are of, and where they cannot be trusted, as sentences.
+        explanation: What the new champion or candidate, or the champion that stays, depends on; None where it could not be told, and
+            from an earlier release.
     """
 
     round: str
@@ -283,6 +302,7 @@ class ComparisonFinished(Message, frozen=True, kw_only=True):
     replaced: str = ""
     suspects: SuspectTargets = NO_SUSPECTS
     intervals: str = ""
+    explanation: ModelExplanation | None = None
 
     @property
     def answers(self) -> str:

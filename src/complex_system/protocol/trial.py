@@ -46,10 +46,12 @@ class Suggestion(Message, frozen=True, kw_only=True):
         prediction: In the target's unit.
         reached: Whether the prediction is as near to the wanted value as predictions can be told apart; true for an extreme.
         distance: From the nearest known record; above 1 it is further away than 95 % of the known records are from their nearest.
+        half_width: Of the 90 % interval around the prediction; None where the model has none.
     """
 
     record: Record
     prediction: float
+    half_width: float | None = None
     reached: bool
     distance: float
 
@@ -147,13 +149,20 @@ class TriedRecord(Message, frozen=True, kw_only=True):
         model: Registered name.
         version: Its registered version.
         prediction: In the target's unit.
+        half_width: Of the 90 % interval around it; None where the model has none.
         warnings: What is unusual about the record.
+        contributions: By raw column, in the target's unit; with the base they add up to the prediction. Empty where the model
+            carries no known records.
+        base: Mean prediction of known records, which the contributions start from.
     """
 
     model: str
     version: str
     prediction: float
+    half_width: float | None = None
     warnings: tuple[str, ...] = ()
+    contributions: dict[str, float] = {}
+    base: float | None = None
 
 
 GET_MODEL_INPUTS = Request(

@@ -19,6 +19,7 @@ from complex_system.errors import InternalError, InvalidRecordError, RecordFault
 from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.protocol.serving import Origin
 from complex_system.serving.explain import ExplanationResult, Explanations
+from complex_system.serving.known import RecordWarning, record_warnings
 from complex_system.serving.metrics import OutsideCounters
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
@@ -26,7 +27,7 @@ from complex_system.serving.models.runtimes import Matrix
 from complex_system.serving.requests.batch import Batch, FeatureBatch, RecordBatch
 from complex_system.serving.requests.column_names import UnknownColumns
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.requests.wanted import NOTHING, Wanted
+from complex_system.serving.requests.wanted import LOWER, NOTHING, UPPER, WARNINGS, Wanted
 
 INLINE_RECORDS = 1000
 """Up to this many records are predicted on the event loop; a thread would cost more than it frees."""
@@ -50,7 +51,8 @@ class PredictionResult(msgspec.Struct, frozen=True):
     """Predictions in the order of a batch's records, the model that made all of them, how long it took, and who asked.
 
     ``outside`` is what lies outside of its range and was predicted with all the same. ``half_width`` is that of the intervals that
-    the batch asks for.
+    the batch asks for. ``distances`` are those of its first records from the training data (``Predictor.distances``), once they are
+    measured; ``predictor`` measures them.
     """
 
     batch: Batch
@@ -61,6 +63,14 @@ class PredictionResult(msgspec.Struct, frozen=True):
     outside: tuple[OutsideRange, ...] = ()
     origin: Origin = "live"
     half_width: float | None = None
+    distances: list[float] | None = None
+    predictor: Predictor | None = None
+
+    @property
+    def warnings(self) -> list[list[RecordWarning]]:
+        """The warnings of every record, where they were asked for."""
+        assert self.distances is not None
+        return record_warnings(self.distances, self.outside)
 
     @property
     def intervals(self) -> list[tuple[float, float]]:
@@ -69,13 +79,27 @@ class PredictionResult(msgspec.Struct, frozen=True):
         assert half is not None
         return [(each - half, each + half) for each in self.predictions]
 
+    def columns(self) -> dict[str, list[Any]]:
+        """Return what was asked for beside the predictions, with a value a record: ends of the intervals, texts of the warnings."""
+        found: dict[str, list[Any]] = {}
+        if self.half_width is not None:
+            found[LOWER], found[UPPER] = map(list, zip(*self.intervals, strict=True))
+        if self.distances is not None:
+            found[WARNINGS] = [[each.text for each in warnings] for warnings in self.warnings]
+        return found
+
     def head(self, limit: int) -> PredictionResult:
         """Return the first ``limit`` records of it, so that a waiting result keeps no large request in memory."""
         records = RecordBatch(self.batch.head(limit))
         if self.batch.size <= limit:
             return msgspec.structs.replace(self, batch=records)
         return msgspec.structs.replace(
-            self, batch=records, features=self.features[:limit].copy(), predictions=self.predictions[:limit]
+            self,
+            batch=records,
+            features=self.features[:limit].copy(),
+            predictions=self.predictions[:limit],
+            outside=(),
+            distances=self.distances and self.distances[:limit],
         )
 
 
@@ -210,6 +234,7 @@ class PredictionEngine:
         Raises:
             InvalidRecordError: A record cannot be processed.
             InvalidRequestError: The model has no intervals of the level that the batch asks for.
+            UnsupportedByModelError: It lacks what the batch asks for.
         """
         began = time.perf_counter()
         level = batch.wanted.interval
@@ -220,13 +245,19 @@ class PredictionEngine:
         else:
             features = await off_loop(batch.size, batch.features, predictor.pipeline)
         outside = await off_loop(batch.size, batch.outside, predictor.pipeline)
-        self.outside.add(outside)
+        if origin != "trial":
+            self.outside.add(outside)
+        distances = None
+        if batch.wanted.warnings:
+            distances = await off_loop(batch.size, predictor.distances, features)
         if few and predictor.quick:
             predictions = predictor.predict_features(features)
         else:
             predictions = await asyncio.to_thread(predictor.predict_features, features)
         milliseconds = (time.perf_counter() - began) * 1000
-        result = PredictionResult(batch, features, predictions, predictor.info, milliseconds, outside, origin, half_width)
+        result = PredictionResult(
+            batch, features, predictions, predictor.info, milliseconds, outside, origin, half_width, distances, predictor
+        )
         if self._predicted is not None and (live or predictor is self.champion.current):
             self._predicted(result)
         return result

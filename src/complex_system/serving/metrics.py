@@ -46,6 +46,12 @@ class ServingMetrics:
             "Prediction events that were not sent: the broker is slow or away",
             registry=self.registry,
         )
+        self.compared = Counter(
+            "serving_compared_records",
+            "Records that were compared with the champion's training data: those that ask for warnings, and a sample of the others",
+            ["distance"],
+            registry=self.registry,
+        )
         self.shadowed = Counter(
             "serving_shadow_requests", "Requests that challengers scored too", ["model", "outcome"], registry=self.registry
         )

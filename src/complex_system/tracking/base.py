@@ -12,7 +12,7 @@ from typing import Any
 from complex_system.domain.dataset import Dataset
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.scores import CrossValidation, Scores
-from complex_system.tracking.model_files import FILES, digests_of
+from complex_system.tracking.model_files import FILES, TRAINING, digests_of
 from complex_system.training.base import TrainedModel
 from complex_system.training.data import TrainingData
 
@@ -31,6 +31,7 @@ class TrainingResult:
         cross_validation: Scores on records that were left out of the training, where the records are few.
         reference: What the training data were like (``monitoring.reference``) as JSON, for the artifact ``reference/reference.json``.
         files: Kept beside the ONNX model, by name.
+        training: What the training can be repeated from (``training.training_set``), for the artifact folder ``training``, by name.
         members: Model, version and weight of the members of a stack; empty for another model.
     """
 
@@ -48,6 +49,7 @@ class TrainingResult:
     reference: bytes | None = None
     cross_validation: CrossValidation | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    training: Mapping[str, bytes] = field(default_factory=dict)
     members: tuple[Mapping[str, str | float], ...] = ()
 
     @property
@@ -83,6 +85,7 @@ class TrainingResult:
             "samples": self.samples,
             "sha256": hashlib.sha256(self.onnx_model).hexdigest(),
             FILES: digests_of(self.files),
+            TRAINING: digests_of(self.training),
             "declaration": self.dataset.as_content(),
             **({"members": [dict(member) for member in self.members]} if self.members else {}),
             **({"cross_validation": to_wire(self.cross_validation)} if self.cross_validation else {}),

@@ -16,6 +16,8 @@ from complex_system.errors import InvalidRequestError, ModelRefusedError
 
 FILES = "files"
 """Entry of a model's metadata with the SHA-256 of each file by its name."""
+TRAINING = "training"
+"""Artifact folder of a run with what its training can be repeated from, and the entry of the metadata with its digests."""
 SAMPLE_FILE = "sample.arrow"
 """Raw records of the training part, as :func:`encode_sample` writes them."""
 SAMPLE_RECORDS = 2000

@@ -26,6 +26,7 @@ from complex_system.errors import DeclarationError, TrainingFailedError
 from complex_system.protocol.base import Message
 from complex_system.protocol.scores import CrossValidation, Scores
 from complex_system.tracking.base import TrainingResult
+from complex_system.tracking.model_files import TRAINING
 from complex_system.training.base import Parameter, Progress, Trainer
 from complex_system.training.data import Samples, TrainingData
 
@@ -136,10 +137,11 @@ class Outbox:
                 np.savez(file, **arrays)
             (folder / _ONNX).write_bytes(result.onnx_model)
             (folder / _NATIVE).write_bytes(model.saved())
-            (folder / _FILES).mkdir()
-            for file_name, content in result.files.items():
-                (folder / _FILES / file_name).write_bytes(content)
-            for path in (*(folder / _FILES).iterdir(), *folder.iterdir(), folder):
+            for inner, files in ((_FILES, result.files), (TRAINING, result.training)):
+                (folder / inner).mkdir()
+                for file_name, content in files.items():
+                    (folder / inner / file_name).write_bytes(content)
+            for path in (*folder.glob("*/*"), *folder.iterdir(), folder):
                 _sync(path)
             if not target.is_dir():
                 folder.rename(target)
@@ -199,6 +201,7 @@ class Outbox:
                 trained_at=manifest.trained_at, timings=manifest.timings,
                 reference=None if bytes(manifest.reference) == _NO_REFERENCE else bytes(manifest.reference),
                 cross_validation=manifest.cross_validation, files=_files_of(kept.path / _FILES),
+                training=_files_of(kept.path / TRAINING),
             )  # fmt: skip
         except (OSError, ValueError, KeyError, DeclarationError, msgspec.MsgspecError) as error:
             raise TrainingFailedError(

@@ -123,6 +123,16 @@ class Trainer(ABC):
         del data, few, look
         return self
 
+    @property
+    def searched(self) -> dict[str, Any]:
+        """What :meth:`tuned` found, as JSON values; empty without a search."""
+        return {}
+
+    def with_searched(self, found: Mapping[str, Any]) -> Trainer:
+        """Return a trainer with what :attr:`searched` of an earlier one was, without another search."""
+        del found
+        return self
+
     @abstractmethod
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> TrainedModel:
         """Train on ``data.train``, stop early on ``data.validation``, and return the best step's model.

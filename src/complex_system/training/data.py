@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,17 @@ from complex_system.domain.partition import BY_KEY
 from complex_system.domain.record_time import RecordTimes, Seconds
 from complex_system.errors import NotEnoughDataError
 from complex_system.training.grouping import Mask, OriginCollector, Origins, Read, divide, notes_on, seen_in, why_too_few
-from complex_system.training.split import CopyCount, Hashes, KeySample, Part, Parts, contents_of, groups_of, parts_of
+from complex_system.training.split import (
+    CopyCount,
+    Hashes,
+    KeyLists,
+    KeySample,
+    Part,
+    Parts,
+    contents_of,
+    groups_of,
+    parts_of,
+)
 
 Matrix = npt.NDArray[np.float32]
 MIN_SAMPLES = 5
@@ -30,12 +40,14 @@ class Samples:
     Attributes:
         groups: What is not independent of each other has the same one; None with a split by key.
         times: When the records were made, seconds since 1970; None where nobody has asked for them.
+        keys: The records' keys; None where nobody has asked for them, or there are too many.
     """
 
     x: Matrix
     y: Matrix
     groups: Hashes | None = None
     times: Seconds | None = None
+    keys: pa.StringArray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -53,7 +65,9 @@ class Samples:
     def of(self, chosen: npt.NDArray[Any]) -> Samples:
         """Return the chosen samples, by a mask or by places."""
         groups, times = (None if each is None else each[chosen] for each in (self.groups, self.times))
-        return Samples(self.x[chosen], self.y[chosen], groups, times)
+        places = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        keys = None if self.keys is None else self.keys.take(pa.array(places))
+        return Samples(self.x[chosen], self.y[chosen], groups, times, keys)
 
     def newer(self, since: float, newest: int = 0) -> Samples:
         """Return the samples whose time is later, the newest of them at most; 0 for all. Their times must be known."""
@@ -163,8 +177,8 @@ class SampleCollector:
     """
 
     def __init__(
-        self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0, timed: bool = False
-    ) -> None:
+        self, dataset: Dataset, parts: Iterable[Part], newest: int = 0, *, keys: int = 0, timed: bool = False, listed: int = 0,
+    ) -> None:  # fmt: skip
         """Make a collector.
 
         Args:
@@ -174,6 +188,7 @@ class SampleCollector:
                 kept, and only the hold-out part is returned so.
             keys: Keys of a part that :meth:`keys` samples, at most.
             timed: Whether the samples have their times with a split by key, too.
+            listed: The samples have their keys, where these are at most so many; not with ``newest``.
         """
         self._dataset, self._newest = dataset, newest
         self._origins = OriginCollector(dataset) if dataset.split.by != "key" else None
@@ -184,6 +199,7 @@ class SampleCollector:
         )
         self._all = _Rows(width)
         self._parts: list[Parts] = []
+        self._listed = KeyLists(listed)
         self._decided: tuple[Origins, Parts] | None = None
         self._seen = 0
         self._sample = KeySample(keys) if keys else None
@@ -216,6 +232,7 @@ class SampleCollector:
         if self._origins is not None:
             self._origins.add(table)
             self._all.add(columns, target, np.arange(table.num_rows), None)
+            self._listed.add(None, table.column(ID))
             self._decided = None
             return
         parts = parts_of(groups_of(self._dataset, table))
@@ -223,7 +240,9 @@ class SampleCollector:
             self._parts.append(parts)
         times = None if self._times is None else self._times.of(table)
         for part, rows in self._rows.items():
-            rows.add(columns, target, np.flatnonzero(parts == part), times)
+            chosen = np.flatnonzero(parts == part)
+            rows.add(columns, target, chosen, times)
+            self._listed.add(part, table.column(ID).take(pa.array(chosen)))
 
     def count(self) -> int:
         """Return the number of collected samples."""
@@ -243,7 +262,7 @@ class SampleCollector:
             size = self._rows[part].count
             if size < MIN_SAMPLES:
                 raise self.too_few(part, size)
-            return self._rows[part].samples()
+            return replace(self._rows[part].samples(), keys=self._listed.of(part))
         origins, parts = self.divided()
         chosen = np.flatnonzero((parts == part) if unseen is None else (parts == part) & unseen)
         if len(chosen) < MIN_SAMPLES:
@@ -252,7 +271,7 @@ class SampleCollector:
             newest = np.argsort(origins.times[chosen], kind="stable")
             chosen = chosen[np.sort(newest[-self._newest :])]
         everything = self._all.samples()
-        return Samples(everything.x[chosen], everything.y[chosen], origins.bound[chosen], origins.times[chosen])
+        return Samples(everything.x, everything.y, origins.bound, origins.times, self._listed.of(None)).of(chosen)
 
     def divided(self) -> tuple[Origins, Parts]:
         """Return what a split by group or time goes by, and the part of every record."""

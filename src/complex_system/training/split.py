@@ -175,3 +175,24 @@ class KeySample:
         chosen = np.flatnonzero(wanted[self._places])
         chosen = chosen[np.argsort(self._priorities[chosen], kind="stable")][: self._limit]
         return [str(key) for key in self._keys[np.sort(chosen)]]
+
+
+class KeyLists:
+    """The keys of all samples by part, in order, as long as these are few."""
+
+    def __init__(self, limit: int) -> None:
+        """Make empty lists; with more than ``limit`` keys in all, there are none."""
+        self._limit, self._count = limit, 0
+        self._chunks: dict[Part | None, list[pa.Array]] = {}
+
+    def add(self, part: Part | None, keys: pa.ChunkedArray) -> None:
+        """Take keys of a part; None stands for all parts."""
+        self._count += len(keys)
+        if self._count > self._limit:
+            self._chunks.clear()
+        else:
+            self._chunks.setdefault(part, []).extend(keys.cast(pa.string()).chunks)
+
+    def of(self, part: Part | None) -> pa.StringArray | None:
+        """Return the keys of a part; None where they are too many."""
+        return pa.concat_arrays(self._chunks[part]) if part in self._chunks else None

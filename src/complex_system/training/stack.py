@@ -112,13 +112,16 @@ class StackModel(TrainedModel):
 
     flavor: ClassVar[str] = "onnx"
 
-    def __init__(self, members: Sequence[Member], data: TrainingData, parameters: Mapping[str, Parameter]) -> None:
+    def __init__(
+        self, members: Sequence[Member], data: TrainingData, parameters: Mapping[str, Parameter], validation_rmse: float
+    ) -> None:
         """Merge the members.
 
         Args:
             members: At least one.
-            data: What its errors are logged for; the stack itself learns nothing from it.
+            data: What its training error is logged for; the stack itself learns nothing from it.
             parameters: How the weights were found.
+            validation_rmse: Its error on records that no member has seen.
 
         Raises:
             TrainingFailedError: The members cannot be merged.
@@ -127,9 +130,8 @@ class StackModel(TrainedModel):
         weights = {f"weight_of_{member.model}": round(member.weight, 4) for member in members}
         merged = merged_onnx(members, len(data.feature_names))
         super().__init__(data.feature_names, {**parameters, **weights}, [], 1, merged)
-        (train, validation) = run_onnx(self.to_onnx(), [data.train.x, data.validation.x])
-        scores = (score(data.train.y, train[:, 0]).rmse, score(data.validation.y, validation[:, 0]).rmse)
-        self.history.append(Progress(1, 1, *scores))
+        (predicted,) = run_onnx(self.to_onnx(), [data.train.x])
+        self.history.append(Progress(1, 1, score(data.train.y, predicted[:, 0]).rmse, validation_rmse))
 
     @override
     def predict(self, x: Matrix) -> Matrix:

@@ -109,16 +109,21 @@ def _predict(app: Dash, asking: Asking) -> None:
         Input("try-inputs", "data"),
     )  # fmt: skip
 
-    @app.callback(Output("try-answer", "children"), Input("try-values", "data"), State("try-inputs", "data"))
-    def predict(values: Any, known: Any) -> Any:
+    @app.callback(
+        Output("try-answer", "children"),
+        Output("try-reasons", "children"),
+        Input("try-values", "data"),
+        State("try-inputs", "data"),
+    )
+    def predict(values: Any, known: Any) -> list[Any]:
         inputs = _inputs(known)
         if inputs is None or not isinstance(values, dict) or len(values["values"]) != len(inputs.columns):
             raise PreventUpdate
         try:
             tried = asking.attempt(TryRequest(record=trial.record_of(inputs, values["values"])))
         except ComplexSystemError as error:
-            return badge("warn", said(error))
-        return trial.answer(inputs, tried)
+            return [badge("warn", said(error)), []]
+        return [trial.answer(inputs, tried), trial.reasons(inputs, tried)]
 
 
 def _take(app: Dash) -> None:
@@ -167,10 +172,12 @@ def _find(app: Dash, asking: Asking) -> None:
             found = asking.suggest(asked)
         except ComplexSystemError as error:
             return [no_update, badge("warn", said(error)), no_update]
-        is_reached = any(each.reached for each in found.suggestions)
-        message = "" if is_reached else badge("warn", "No setting reaches the value; these are the nearest.")
-        records = [each.record for each in found.suggestions]
-        return [trial.solutions(inputs, found, list(free)), message, records]
+        message: Any = ""
+        if not any(each.reached for each in found.suggestions):
+            message = badge("warn", "No setting reaches the value; these are the nearest.")
+        elif not found.complete:
+            message = badge("none", f"The search ended after {_SECONDS:g} s; fewer free columns are searched better.")
+        return [trial.solutions(inputs, found, list(free)), message, [each.record for each in found.suggestions]]
 
 
 def _inputs(known: Any) -> ModelInputs | None:

@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import NotEnoughDataError, TrainingFailedError, UnknownModelError
 from complex_system.evaluation.comparison import ComparisonRequest, ModelComparison, ToCompare, linear_result
+from complex_system.evaluation.explained import explain_version
 from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.results import Comparison
 from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
+from complex_system.service_layer.rounds.cards import write_cards
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
@@ -97,9 +99,14 @@ class ChampionSelector:
             request.comparison = await self._compare(request)
         if request.linear is not None:
             request.comparison = await self._registered(request.comparison, request, request.linear)
+        if request.holdout is not None:
+            explain = partial(explain_version, self.registry, Pipeline(self.dataset), request.comparison.winner.ref)
+            explanation = await self.run_blocking(partial(explain, request.holdout))
+            request.comparison, request.holdout = replace(request.comparison, explanation=explanation), None
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
+        await self.run_blocking(partial(write_cards, self.registry, self.dataset, comparison))
         try:
             await self.run_blocking(partial(self._promote, comparison))
         except UnknownModelError:
@@ -206,6 +213,7 @@ class ChampionSelector:
             await self._add_stack(compare, request, data)
         hold = self._hold(present, compared=takes_part and not data.champion_has_seen)
         found = await self.run_blocking(partial(compare.run, request, data, champion, hold))
+        request.holdout = data.holdout
         if not found.winner.ref.version and data.training is not None:
             reference, files = await self.data.description(data.training, data.keys, data.labelled)
             fit = partial(linear_result, request.round, self.dataset, data.training, data.few, reference, files)

@@ -6,11 +6,10 @@ import asyncio
 import gc
 import logging
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import pyarrow as pa
+from msgspec import to_builtins
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID
@@ -32,18 +31,16 @@ from complex_system.protocol.serving import (
     ExplainedPredictions,
     ExplainRequest,
     Origin,
-    PredictedRecord,
     PredictionFailed,
-    PredictionMade,
-    ShadowPredictions,
 )
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
+from complex_system.service_layer.serving.events import PredictionEvents
 from complex_system.service_layer.serving.trials import TrialHandlers
 from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
-from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, wanted_of, wanted_of_notes
+from complex_system.serving.requests.wanted import INTERVAL, WARNINGS, wanted_of, wanted_of_notes
 from complex_system.serving.rest.app import make_app
 from complex_system.serving.rest.endpoint import outside_header
 from complex_system.serving.shadow import Shadow
@@ -51,10 +48,6 @@ from complex_system.serving.suggest.suggester import Suggester
 
 log = logging.getLogger(__name__)
 
-WAITING_EVENTS = 200
-"""Prediction events that wait to be sent; further ones are dropped, because a response never waits for an event."""
-STOP_SECONDS = 1.0
-"""How long sending the last events may take when the service stops."""
 ANNOUNCED_RECORDS = 1000
 """Predictions of one request that are announced at most."""
 FAILURES_PAUSE = 1.0
@@ -185,8 +178,8 @@ class ServingService(TrialHandlers, SystemService):
 
     async def _predict_with(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a request for predictions with something beside them."""
-        records = request.get("records")
-        if not isinstance(records, list) or not request.keys() <= {"records", INTERVAL, WARNINGS}:
+        records, beside = request.get("records"), request.keys() - {"records"}
+        if not isinstance(records, list) or not beside or not beside <= {INTERVAL, WARNINGS}:
             raise InvalidRequestError(
                 f"A list of raw records is expected, or a mapping with 'records' and '{INTERVAL}' or '{WARNINGS}'."
             )
@@ -195,6 +188,8 @@ class ServingService(TrialHandlers, SystemService):
         answer: dict[str, Any] = {"predictions": [[each] for each in result.predictions]}
         if result.half_width is not None:
             answer["intervals"] = result.intervals
+        if result.distances is not None:
+            answer["record_warnings"] = to_builtins(result.warnings)
         return answer
 
     async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
@@ -216,9 +211,8 @@ class ServingService(TrialHandlers, SystemService):
     def _answer_page(self, raw: pa.Table, result: PredictionResult) -> bytes:
         columns = {name: raw.column(name) for name in (ID, self.dataset.id) if name in raw.column_names}
         columns["prediction"] = pa.array(result.predictions, pa.float32())
-        if result.half_width is not None:
-            for name, ends in zip((LOWER, UPPER), zip(*result.intervals, strict=True), strict=True):
-                columns[name] = pa.array(ends, pa.float32())
+        for name, values in result.columns().items():
+            columns[name] = pa.array(values, pa.list_(pa.string()) if name == WARNINGS else pa.float32())
         model = result.model
         notes = {"model": model.name, "version": model.version, "pipeline_version": model.pipeline_version}
         if result.outside:
@@ -268,71 +262,3 @@ class ServingService(TrialHandlers, SystemService):
 def _origin() -> Origin:
     """Return who asks in the request that is being answered."""
     return next((origin for origin, name in ORIGIN_NAMES.items() if name == NAME.get()), "live")
-
-
-class PredictionEvents:
-    """The queue of predictions to announce, one event a request."""
-
-    def __init__(self, service: str, announce: Callable[[PredictionMade], Awaitable[None]], metrics: ServingMetrics) -> None:
-        """Make an empty queue; :meth:`run` sends.
-
-        Args:
-            service: Name of the service that predicts.
-            announce: Sends one event.
-            metrics: Counts what is dropped.
-        """
-        self._service = service
-        self._announce = announce
-        self._metrics = metrics
-        self._waiting: deque[tuple[PredictionResult, list[ShadowPredictions]]] = deque()
-        self._wake = asyncio.Event()
-        self._stopping = False
-        self._dropped = 0
-
-    def put(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> None:
-        """Add a prediction, with the challengers' predictions of its records."""
-        if len(self._waiting) < WAITING_EVENTS:
-            self._waiting.append((result, shadows))
-            self._wake.set()
-            return
-        self._metrics.events_dropped.inc()
-        self._dropped += 1
-        if self._dropped % 1000 == 1:
-            log.warning("%d prediction events were dropped: the broker is slow or away", self._dropped)
-
-    async def run(self) -> None:
-        """Send until :meth:`stop` is called and the queue is empty."""
-        while self._waiting or not self._stopping:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                result, shadows = self._waiting.popleft()
-                try:
-                    await self._announce(self._event(result, shadows))
-                except Exception as error:  # noqa: BLE001 - an event that cannot be sent must not stop the sender
-                    log.warning("A prediction event could not be sent: %s", error)
-
-    async def stop(self, running: asyncio.Task[None]) -> None:
-        """Let the task of :meth:`run` send what waits, if the broker takes it in time, and end it."""
-        self._stopping = True
-        self._wake.set()
-        await asyncio.wait({running}, timeout=STOP_SECONDS)
-        if not running.done():
-            log.warning("%d prediction events were not sent: the broker is slow or away", len(self._waiting))
-            running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    def _event(self, result: PredictionResult, shadows: list[ShadowPredictions]) -> PredictionMade:
-        pairs = zip(result.batch.head(result.batch.size), result.predictions, strict=True)
-        return PredictionMade(
-            service=self._service,
-            model=result.model.name,
-            version=result.model.version,
-            pipeline_version=result.model.pipeline_version,
-            milliseconds=result.milliseconds,
-            predictions=tuple(
-                PredictedRecord(id=record.get(ID), record=record, prediction=prediction) for record, prediction in pairs
-            ),
-            shadows=tuple(shadows),
-            origin=result.origin,
-        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar
 
+from complex_system.errors import UnsupportedByModelError
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.trial import (
     GET_MODEL_INPUTS,
@@ -16,6 +18,8 @@ from complex_system.protocol.trial import (
     TryRequest,
 )
 from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.known import record_warnings
+from complex_system.serving.requests.wanted import Wanted
 from complex_system.serving.suggest.inputs import model_inputs
 from complex_system.serving.suggest.suggester import Suggester
 
@@ -38,12 +42,22 @@ class TrialHandlers:
 
     async def try_record(self, asked: TryRequest) -> TriedRecord:
         """Answer what the champion says about a made-up record."""
-        result = await self.engine.predict([asked.record], "trial")
+        known = self.engine.champion.require().known is not None
+        result = await self.engine.predict([asked.record], "trial", Wanted(warnings=known))
+        [warnings] = result.warnings if known else record_warnings([0.0], result.outside)
+        base: float | None = None
+        contributions: dict[str, float] = {}
+        with contextlib.suppress(UnsupportedByModelError):  # of an earlier release
+            explained = await self.engine.explain([asked.record])
+            base, contributions = explained.base, explained.explanations[0].contributions
         return TriedRecord(
             model=result.model.name,
             version=result.model.version,
             prediction=result.predictions[0],
-            warnings=tuple(f"{each.column.name}: {each.message}" for each in result.outside),
+            half_width=result.model.half_width_90,
+            warnings=tuple(each.text for each in warnings),
+            contributions=contributions,
+            base=base,
         )
 
     async def suggest_settings(self, asked: SuggestRequest) -> Suggestions:

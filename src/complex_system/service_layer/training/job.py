@@ -41,6 +41,7 @@ from complex_system.training.onnx import export_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
+from complex_system.training.training_set import MAX_LISTED, describe_training
 
 if TYPE_CHECKING:
     from complex_system.service_layer.training.service import TrainerService
@@ -131,6 +132,8 @@ class TrainingJob:
         files |= await self._service.worker.run(intervals)
         if crossed is not None:
             files[OUT_OF_FOLD_FILE] = crossed.encoded()
+        asked = self._request
+        described = partial(describe_training, trainer, self._dataset, data, model, asked.since, asked.after)
         result = TrainingResult(
             trainer=self._service.trainer_name,
             framework=trainer.framework,
@@ -146,6 +149,7 @@ class TrainingJob:
             reference=reference,
             cross_validation=None if crossed is None else crossed.summary(),
             files=await self._service.worker.run(partial(with_raw_onnx, self._dataset, onnx, files)),
+            training=await self._service.worker.run(described),
         )
         await self._service.set_state("working", "logging")
         await self._announce("logging", last)
@@ -170,7 +174,9 @@ class TrainingJob:
 
     async def _fetched(self) -> TrainingData:
         since = self._request.since
-        collector = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True)
+        collector = SampleCollector(
+            self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True, listed=MAX_LISTED
+        )
         times, targets = RecordTimes(self._dataset), TargetCheck(self._dataset)
         few, self._labelled = FewRecords(self._dataset, self._service.few), 0
         pages = DatabaseClient(self._service).processed_pages(
@@ -193,7 +199,7 @@ class TrainingJob:
         self._few = await asyncio.to_thread(few.keyed)
         data = await asyncio.to_thread(collector.training_data)
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
-        return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data)
+        return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data, self._labelled)
 
     async def _tuned(self, trainer: Trainer, data: TrainingData) -> Trainer:
         def look() -> None:

@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import ComplexSystemError, InternalError, InvalidRequestError, ModelRefusedError
+from complex_system.errors import ComplexSystemError, InternalError, ModelRefusedError, UnsupportedByModelError
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.serving.known import MIN_KNOWN, KnownRecords, sample_features
 from complex_system.serving.models.runtimes import Matrix, OnnxRuntime, Runtime
 from complex_system.serving.requests.examples import example_record
+from complex_system.tracking.model_files import SAMPLE_FILE, decode_sample
 from complex_system.training.conformal import INTERVALS_FILE, Intervals
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Predictor:
         info: What is known about the model.
         files: What it carries beside the ONNX model, by name.
         intervals: Half widths of its intervals; None where it has none.
+        known: Distances from its training records; None where it carries no sample of them.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Predictor:
         self._run = runtime.run
         self._warm_up(label)
         self.intervals = _intervals_of(label, self.files)
+        self.known = _known_of(label, pipeline, self.files)
         self.info = ModelInfo(
             name=name,
             version=version,
@@ -117,14 +121,29 @@ class Predictor:
         """Return the half width of the intervals of a level, in the target's unit.
 
         Raises:
-            InvalidRequestError: The model has no intervals, or none of this level.
+            UnsupportedByModelError: The model has no intervals.
+            InvalidRequestError: It has none of this level.
         """
         if self.intervals is None:
-            raise InvalidRequestError(
+            raise UnsupportedByModelError(
                 f"{self.info.label} has no intervals: it was trained before there were any, or with too few records to calibrate "
                 "them. Ask without an interval, or train again."
             )
         return self.intervals.half_width(level)
+
+    def distances(self, features: Matrix) -> list[float]:
+        """Return how far rows of features are from the training records: above 1, further than 99 % of these are from each other.
+
+        Raises:
+            UnsupportedByModelError: The model carries no sample of its training records.
+        """
+        if self.known is None:
+            raise UnsupportedByModelError(
+                f"{self.info.label} carries no sample of its training records to compare others with. Ask without warnings, or "
+                "train again."
+            )
+        found: list[float] = (self.known.distance(features) / self.known.limit).tolist()
+        return found
 
     def predict(self, records: list[Record]) -> list[float]:
         """Return one prediction for each raw record, in order.
@@ -171,6 +190,18 @@ def _intervals_of(label: str, files: Mapping[str, bytes]) -> Intervals | None:
     except ModelRefusedError as error:  # of another release; the predictions are none the worse
         log.warning("%s is served without intervals: %s", label, error.message)
         return None
+
+
+def _known_of(label: str, pipeline: Pipeline, files: Mapping[str, bytes]) -> KnownRecords | None:
+    content = files.get(SAMPLE_FILE)
+    if content is None:
+        return None
+    try:
+        features = sample_features(pipeline, decode_sample(content))
+    except ComplexSystemError as error:
+        log.warning("%s is served without distances from its training records: %s", label, error.message)
+        return None
+    return KnownRecords(features) if len(features) >= MIN_KNOWN else None
 
 
 def _check_metadata(label: str, pipeline: Pipeline, onnx_model: bytes, metadata: Mapping[str, Any]) -> None:

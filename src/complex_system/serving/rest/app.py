@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
+from complex_system.domain.records import MAX_FAULTS
 from complex_system.errors import ComplexSystemError, InvalidRecordError, NobodyListensError, NoModelError
 from complex_system.http.limits import LimitedRequest
 from complex_system.http.login import Login
 from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.known import RecordWarning
 from complex_system.serving.metrics import CONTENT_TYPE, ServingMetrics
 from complex_system.serving.models.manager import ModelsStatus
 from complex_system.serving.models.slot import ModelStatus
@@ -67,7 +69,8 @@ class Warned(msgspec.Struct, frozen=True):
 class Predictions(msgspec.Struct, frozen=True):
     """One prediction for each record, in the order of the records.
 
-    ``warnings`` are there only where there are some, ``intervals`` (lower and upper end) only where they were asked for.
+    ``warnings`` are there only where there are some, ``intervals`` (lower and upper end) and ``record_warnings``
+    (those of every record) only where they were asked for.
     """
 
     predictions: list[float]
@@ -76,6 +79,7 @@ class Predictions(msgspec.Struct, frozen=True):
     request_id: str
     warnings: list[Warned] | msgspec.UnsetType = msgspec.UNSET
     intervals: list[tuple[float, float]] | msgspec.UnsetType = msgspec.UNSET
+    record_warnings: list[list[RecordWarning]] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -180,7 +184,7 @@ OWN_ERRORS = ErrorFormat(Error, _error, invalid_record=422)
 def predict_routes(backend: Backend) -> list[Route]:
     """Return ``/predict``."""
     routes = Routes(backend, OWN_ERRORS, "predict")
-    responses: Responses = {200: Predictions, 400: Error, 413: Error, 415: Error, 422: Error, 503: Error}
+    responses: Responses = {200: Predictions, 400: Error, 409: Error, 413: Error, 415: Error, 422: Error, 503: Error}
     routes.add("/predict", predict, "Predict raw records", responses, method="POST", body=records_body)
     return routes.routes
 
@@ -209,9 +213,12 @@ async def predict(request: PredictionRequest) -> Response:
     result = await request.predict(BatchReader.body)
     info = result.model
     model = PredictingModel(info.name, info.version, info.framework)
-    warned = [Warned(each.column.name, each.count, each.message, list(each.records)) for each in result.outside]
+    warned = [Warned(each.column.name, each.count, each.message, list(each.records[:MAX_FAULTS])) for each in result.outside]
     intervals = msgspec.UNSET if result.half_width is None else result.intervals
-    content = Predictions(result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET, intervals)
+    warnings = msgspec.UNSET if result.distances is None else result.warnings
+    content = Predictions(
+        result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET, intervals, warnings
+    )
     return json_response(content, headers=request.answer_headers)
 
 

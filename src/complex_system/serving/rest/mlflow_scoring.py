@@ -44,6 +44,7 @@ _CODES = {
     400: "BAD_REQUEST",
     401: "UNAUTHENTICATED",
     404: "RESOURCE_DOES_NOT_EXIST",
+    409: "BAD_REQUEST",
     413: "BAD_REQUEST",
     503: "TEMPORARILY_UNAVAILABLE",
     504: "TEMPORARILY_UNAVAILABLE",
@@ -56,6 +57,7 @@ class ScoredRecord(msgspec.Struct, frozen=True):
     prediction: float
     lower: float | msgspec.UnsetType = msgspec.UNSET
     upper: float | msgspec.UnsetType = msgspec.UNSET
+    warnings: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ScoringPredictions(msgspec.Struct, frozen=True):
@@ -83,7 +85,7 @@ def scoring_routes(backend: Backend) -> list[Route]:
     routes = Routes(backend, SCORING_ERRORS, "MLflow scoring")
     other_type = {"description": "Another content type", "content": {"text/plain": {"schema": {"type": "string"}}}}
     responses: Responses = {
-        200: ScoringPredictions, 400: ScoringError, 413: ScoringError, 415: other_type, 503: ScoringError,
+        200: ScoringPredictions, 400: ScoringError, 409: ScoringError, 413: ScoringError, 415: other_type, 503: ScoringError,
     }  # fmt: skip
     summary = "Predict as MLflow's scoring server"
     routes.add("/invocations", invocations, summary, responses, method="POST", body=scoring_body)
@@ -109,8 +111,9 @@ async def invocations(request: PredictionRequest) -> Response:
         read = partial(read, as_features=True)
     result = await request.predict(read)
     predictions: list[Any] = result.predictions
-    if result.half_width is not None:
-        predictions = [ScoredRecord(each, *ends) for each, ends in zip(result.predictions, result.intervals, strict=True)]
+    if beside := result.columns():
+        rows = zip(result.predictions, *beside.values(), strict=True)
+        predictions = [ScoredRecord(each, **dict(zip(beside, row, strict=True))) for each, *row in rows]
     return json_response(ScoringPredictions(predictions), headers=request.answer_headers)
 
 
@@ -280,8 +283,8 @@ def scoring_body(dataset: Dataset) -> Schema:
         "instances": {"value": {"instances": records}},
         "inputs": {"value": {"inputs": columns}},
         "intervals": {
-            "summary": "With 90 % intervals",
-            "value": {"dataframe_records": records, "params": {"interval": 0.9}},
+            "summary": "With 90 % intervals and warnings",
+            "value": {"dataframe_records": records, "params": {"interval": 0.9, "warnings": True}},
         },
     }
     if FEATURES not in dataset.by_name:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, over REST (kserve/open-inference-protocol).
 
 Inputs are the raw columns as named tensors, or one tensor ``features`` of processed features; the output is ``prediction``. With the
-parameter ``interval`` of a request there are the outputs ``lower`` and ``upper``, too. The
+parameters ``interval`` and ``warnings`` of a request there are the outputs ``lower``, ``upper`` and ``warnings``, too. The
 binary tensor extension is not supported, and refused with a message.
 """
 
@@ -28,7 +28,7 @@ from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.examples import example_columns
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.requests.wanted import LOWER, UPPER, Wanted, wanted_of
+from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, Wanted, wanted_of
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
 from complex_system.serving.rest.oip_tensors import (
     InferenceRequest,
@@ -44,6 +44,8 @@ from complex_system.serving.rest.schemas import Schema, reference
 SERVER = "complex-system"
 OUTPUT = "prediction"
 """The one output of every request."""
+_NEEDS = {LOWER: INTERVAL, UPPER: INTERVAL, WARNINGS: WARNINGS}
+"""The parameter that the other outputs come with."""
 
 
 class OutputTensor(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class OutputTensor(msgspec.Struct, frozen=True):
     name: str
     shape: list[int]
     datatype: str
-    data: list[float]
+    data: list[float | str]
 
 
 class InferenceParameters(msgspec.Struct, frozen=True):
@@ -135,7 +137,7 @@ OIP_ERRORS = ErrorFormat(InferenceError, _error)
 def oip_routes(backend: Backend) -> list[Route]:
     """Return the routes below ``/v2``."""
     routes = Routes(backend, OIP_ERRORS, "Open Inference Protocol V2")
-    responses: Responses = {200: InferenceResponse, **dict.fromkeys((400, 404, 413, 415, 503), InferenceError)}
+    responses: Responses = {200: InferenceResponse, **dict.fromkeys((400, 404, 409, 413, 415, 503), InferenceError)}
     one = "/v2/models/{name}"
     versioned = one + "/versions/{version}"
     for path, suffix, summary in ((one, "_newest", "Infer"), (versioned, "", "Infer with a version or alias")):
@@ -171,16 +173,16 @@ async def infer(request: PredictionRequest, name: str, version: str | None = Non
         return batch
 
     result = await request.predict(read)
-    values = {OUTPUT: result.predictions}
-    if result.half_width is not None:
-        values[LOWER], values[UPPER] = map(list, zip(*result.intervals, strict=True))
+    values: dict[str, list[Any]] = {OUTPUT: result.predictions, **result.columns()}
+    if WARNINGS in values:
+        values[WARNINGS] = ["; ".join(each) for each in values[WARNINGS]]
     names = [output.name for output in sent.outputs] if sent.outputs else list(values)
     content = InferenceResponse(
         name,
         result.model.version,
         request.id if sent.id is None else sent.id,
         InferenceParameters(result.model.pipeline_version, result.model.name),
-        [OutputTensor(name, [request.size, 1], "FP32", values[name]) for name in names],
+        [OutputTensor(name, [request.size, 1], "BYTES" if name == WARNINGS else "FP32", values[name]) for name in names],
     )
     return json_response(content, headers=request.answer_headers)
 
@@ -238,6 +240,7 @@ def inference_body(dataset: Dataset) -> Schema:
     ]
     width = len(dataset.feature_names)
     features = [{"name": FEATURES, "shape": [1, width], "datatype": "FP32", "data": [0.0] * width}]
+    asked = {INTERVAL: 0.9, WARNINGS: True}
     examples = {
         "columns": {"summary": "Two records, one tensor a column", "value": {"id": "42", "inputs": raw}},
         "features": {
@@ -245,7 +248,7 @@ def inference_body(dataset: Dataset) -> Schema:
             "description": f"In the order {', '.join(dataset.feature_names)}.",
             "value": {"inputs": features, "outputs": [{"name": OUTPUT}]},
         },
-        "intervals": {"summary": "With 90 % intervals", "value": {"parameters": {"interval": 0.9}, "inputs": raw}},
+        "intervals": {"summary": "With 90 % intervals and warnings", "value": {"parameters": asked, "inputs": raw}},
     }
     return {
         "required": True,
@@ -255,12 +258,10 @@ def inference_body(dataset: Dataset) -> Schema:
 
 def _check_outputs(request: InferenceRequest, wanted: Wanted) -> None:
     for output in request.outputs or ():
-        if output.name in (LOWER, UPPER):
-            if wanted.interval is None:
-                raise InvalidRequestError(
-                    f"The output '{output.name}' needs the request's parameter 'interval', such as 0.9."
-                )
-        elif output.name != OUTPUT:
+        needs = _NEEDS.get(output.name)
+        if needs is not None and not getattr(wanted, needs):
+            raise InvalidRequestError(f"The output '{output.name}' needs the request's parameter '{needs}'.")
+        if needs is None and output.name != OUTPUT:
             raise InvalidRequestError(f"The model has the output '{OUTPUT}' and no output '{output.name[:60]}'.")
         if wants_binary(output.parameters):
             raise no_binary()

@@ -75,7 +75,10 @@ def records_body(dataset: Dataset) -> Schema:
                     "records": {"summary": "Two records", "value": {"records": examples}},
                     "list": {"summary": "A plain list", "value": examples},
                     "one": {"summary": "One record alone", "value": examples[0]},
-                    "intervals": {"summary": "With 90 % intervals", "value": {"records": examples, "interval": 0.9}},
+                    "intervals": {
+                        "summary": "With 90 % intervals and warnings",
+                        "value": {"records": examples, "interval": 0.9, "warnings": True},
+                    },
                 },
             }
         },

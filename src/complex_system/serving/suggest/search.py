@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from complex_system.serving.suggest.known import Numbers
+from complex_system.serving.known import Numbers
 from complex_system.serving.suggest.space import SearchSpace
 
 Evaluate = Callable[[Numbers], tuple[Numbers, Numbers]]

@@ -19,7 +19,7 @@ from complex_system.domain.steps import Drop
 from complex_system.errors import InvalidRequestError
 from complex_system.pipeline.checks import range_text
 from complex_system.pipeline.expressions import frame_type
-from complex_system.serving.suggest.known import Numbers
+from complex_system.serving.known import Numbers
 
 FREE_TYPES = ("number", "integer", "boolean", "category")
 _STEPS = 1000

@@ -10,19 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from complex_system.errors import BusyError, InvalidRequestError, UnsupportedByModelError
-from complex_system.pipeline.rows import Matrix
 from complex_system.protocol.trial import Suggestion, Suggestions, SuggestRequest
 from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.known import MIN_KNOWN, KnownRecords, Numbers, sample_features
 from complex_system.serving.models.predictor import Predictor
-from complex_system.serving.suggest.known import KnownRecords, Numbers
 from complex_system.serving.suggest.search import Goal, find
 from complex_system.serving.suggest.space import SearchSpace, dimensions
 from complex_system.tracking.model_files import SAMPLE_FILE, decode_sample
 
 MAX_SEARCHES = 1
 """Searches at the same time: each takes a core, and predictions must not wait for it."""
-MIN_KNOWN = 10
-"""Known records that distances can be judged by."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,13 @@ class Background:
                 "Train again."
             )
         sample = decode_sample(content)
-        processed, _ = predictor.pipeline.split(sample)
-        if processed.height < MIN_KNOWN:
+        features = sample_features(predictor.pipeline, sample)
+        if predictor.known is None:
             raise UnsupportedByModelError(
-                f"The sample of {predictor.info.label} has {processed.height} usable records; {MIN_KNOWN} are needed."
+                f"The sample of {predictor.info.label} has {len(features)} usable records; {MIN_KNOWN} are needed."
             )
-        features: Matrix = processed.select(predictor.pipeline.dataset.feature_names).to_numpy().astype(np.float32)
         spread = float(np.std(predictor.predict_features(features)))
-        return cls(predictor, sample, KnownRecords(features), spread or 1.0)
+        return cls(predictor, sample, predictor.known, spread or 1.0)
 
 
 class Suggester:
@@ -134,6 +130,7 @@ class Suggester:
                     prediction=float(predictions[i]),
                     reached=bool(goal.reached(predictions)[i]),
                     distance=round(float(distances[i]), 3),
+                    half_width=predictor.info.half_width_90,
                 )
                 for i in order
             ],

@@ -17,6 +17,8 @@ FIELD, SLIDER, TAKE = "try-field", "try-slider", "try-take"
 """Types of the ids of fields, of their sliders, and of the buttons that take settings into the fields."""
 _CHOICES, _CHARACTERS = 5, 40
 """Categories that are shown side by side at most, and their characters; more are a list that opens."""
+MAX_BARS = 12
+"""Contributions that are shown one by one."""
 _MISSING = "missing"
 GOALS = {"value": "a value", "maximum": "the maximum", "minimum": "the minimum"}
 WAITING = "Waiting for the service that serves the champion."
@@ -31,6 +33,10 @@ def skeleton() -> Component:
     answer = html.Section(
         html.Div(id="try-answer", role="status"), className="card try-says", **attributes(aria_label="Prediction")
     )
+    why = card(
+        "Why", html.Div(id="try-reasons"), class_="try-why", terms=("Contribution",),
+        note="What each column adds to the mean prediction of known records, or takes from it.",
+    )  # fmt: skip
     goal = dcc.RadioItems(id="try-goal", options=_listed(GOALS), value="value", inline=True, className="choice")
     search = [
         html.Fieldset([html.Legend("Find settings for"), goal]),
@@ -43,7 +49,7 @@ def skeleton() -> Component:
         "Find settings", html.Div(search, className="form try-search"), html.Div(id="try-found"), class_="try-find",
         note="The other columns keep the values above. What is near to known records is preferred.", terms=("Distance",),
     )  # fmt: skip
-    return html.Div([dcc.Store(id="try-inputs"), dcc.Store(id="try-solutions"), answer, fields, find], className="try")
+    return html.Div([dcc.Store(id="try-inputs"), dcc.Store(id="try-solutions"), answer, fields, why, find], className="try")
 
 
 VIEW = View("/try", "Try it", skeleton, {})
@@ -166,9 +172,46 @@ def answer(inputs: ModelInputs, tried: TriedRecord) -> list[Component]:
     said = [
         html.H2(f"Prediction of {inputs.target}"),
         html.P([html.Strong(_prediction(tried.prediction)), f" {inputs.unit}"], className="try-value"),
-        html.P(f"{tried.model} v{tried.version}", className="quiet"),
     ]
+    if tried.half_width is not None:
+        said.append(html.P(f"90 % interval: {_ends(tried.prediction, tried.half_width)}"))
+    said.append(html.P(f"{tried.model} v{tried.version}", className="quiet"))
     return [*said, *(html.P(badge("warn", text), className="warned") for text in tried.warnings)]
+
+
+def _ends(prediction: float, half_width: float) -> str:
+    return f"{_prediction(prediction - half_width)} to {_prediction(prediction + half_width)}"
+
+
+def reasons(inputs: ModelInputs, tried: TriedRecord) -> list[Component]:
+    """Return what each column contributes to the prediction, as bars; the largest first."""
+    if tried.base is None:
+        return [empty("This model carries no known records to explain with: it was trained before explanations existed.")]
+    ordered = sorted(tried.contributions.items(), key=lambda each: -abs(each[1]))
+    shown, others = ordered[:MAX_BARS], ordered[MAX_BARS:]
+    if others:
+        shown.append((f"{len(others)} other columns", sum(value for _, value in others)))
+    largest = max((abs(value) for _, value in shown), default=0.0) or 1.0
+    rows = [
+        html.Tr([html.Th(name, scope="row"), html.Td(_bar(value / largest)), html.Td(_signed(value), className="number")])
+        for name, value in shown
+    ]
+    ends = [("Mean of known records", tried.base), ("This prediction", tried.prediction)]
+    first, last = (
+        html.Tr([html.Th(name, scope="row"), html.Td(), html.Td(_prediction(value), className="number")], className="end")
+        for name, value in ends
+    )
+    return [html.Table(html.Tbody([first, *rows, last]), className="bars")]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+,.4g}" if value else "0"
+
+
+def _bar(share: float) -> Component:
+    """Return a bar from the middle, to the right where it adds; screen readers have its number."""
+    style = {"width": f"{50 * abs(share):.1f}%", "left": f"{50 + min(50 * share, 0):.1f}%"}
+    return html.Div(html.Div(style=style, className="more" if share > 0 else "less"), **attributes(aria_hidden="true"))
 
 
 def _prediction(value: float) -> str:
@@ -190,7 +233,9 @@ def solutions(inputs: ModelInputs, found: Suggestions, free: Sequence[str]) -> C
             **attributes(aria_label=f"Use solution {place + 1}", data_take=""),
         )
         cells = [_shown(each.record.get(name)) for name in free]
-        rows.append([html.Span([_prediction(each.prediction), *missed]), *cells, near, take])
+        interval = "" if each.half_width is None else _ends(each.prediction, each.half_width)
+        value = html.Span([_prediction(each.prediction), *missed, html.Div(interval, className="detail nowrap")])
+        rows.append([value, *cells, near, take])
     numbers = [0, *(place for place, name in enumerate(free, start=1) if name in numeric)]
     return table(Table(("Prediction", *free, "Distance", ""), rows, numbers))
 
