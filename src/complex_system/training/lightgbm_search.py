@@ -24,13 +24,12 @@ PLATEAU = 0.002
 _PRUNE_AFTER = 5
 """Trials that are never pruned: the first medians."""
 
-Losses = npt.NDArray[np.float64]
-"""Losses on a validation part, shape (rounds, records): after every round, of every record; or (rounds, 1), their means."""
-Fit = Callable[[Mapping[str, Parameter], int, Callable[[], None]], Losses]
-"""Settings in place of the defaults, and the number of a fold, to the losses on its validation part.
+Curve = npt.NDArray[np.float64]
+"""Loss on a validation part after every round."""
+Curves = Callable[[Mapping[str, Parameter], int, Callable[[], None]], Sequence[float]]
+"""Settings in place of the defaults, and the number of a fold, to the losses on its validation part, round by round.
 
 It calls the last argument often, and lets its exceptions pass."""
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -61,50 +60,9 @@ class _TimeIsUp(Exception):
     """Ends a fit when the search has no time left."""
 
 
-@dataclass
-class _Choice:
-    """The best settings by some of the validation records.
-
-    Attributes:
-        masks: Which records of each fold's validation part count; None for all.
-        found: The best settings so far.
-        losses: Of all complete trials.
-    """
-
-    masks: Sequence[Mask] | None
-    found: Found = field(default_factory=Found)
-    losses: list[float] = field(default_factory=list)
-
-    def take(self, settings: Mapping[str, Parameter], folds: Sequence[Losses], samples: int) -> None:
-        """Judge a trial by its losses in all folds."""
-        curve = _curve(
-            folds if self.masks is None else [fold[:, mask] for fold, mask in zip(folds, self.masks, strict=True)]
-        )
-        self.losses.append(float(curve.min()))
-        if self.losses[-1] < min(self.losses[:-1], default=np.inf):
-            enough = int(np.argmax(curve <= (1 + PLATEAU) * self.losses[-1]))  # the first such round
-            gain = self.losses[-1] / self.losses[0] if self.losses[0] else 1.0
-            self.found = Found(settings, (1 + enough) / samples, gain=gain)
-
-
-def _curve(folds: Sequence[Losses]) -> Losses:
-    """Return the mean, over the folds, of the roots of their mean losses by round; one that stopped early stays where it ended."""
-    curves = [np.sqrt(fold.mean(axis=1)) for fold in folds if fold.shape[1]]
-    longest = max(map(len, curves))
-    mean: Losses = np.mean([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves], axis=0)
-    return mean
-
-
 def search(
-    fit: Fit,
-    folds: int,
-    samples: int,
-    trials: int,
-    seconds: float,
-    seed: int,
-    look: Callable[[], None] = lambda: None,
-    without: Sequence[Sequence[Mask]] = (),
-) -> tuple[Found, list[Found]]:
+    curves: Curves, folds: int, samples: int, trials: int, seconds: float, seed: int, look: Callable[[], None] = lambda: None
+) -> Found:
     """Look for better settings than the default ones, which are the first trial.
 
     A trial counts by the least of its losses as a mean over the folds, each divided by that of the fold's first round with the default
@@ -115,17 +73,13 @@ def search(
     Source: J. Bergstra et al., Algorithms for hyper-parameter optimization, NeurIPS 2011.
 
     Args:
-        fit: Fits and scores.
+        curves: Fits and scores.
         folds: Number of folds.
         samples: Records that a fold trains on.
         trials: Settings that are tried at most, the default ones included.
         seconds: Time limit; what is running then is given up.
         seed: Of the proposals.
         look: Called in every fit; an exception that it raises ends the search.
-        without: Of further choices among the same trials, which validation records of each fold count.
-
-    Returns:
-        What was found, and the further choices.
     """
     import optuna
 
@@ -143,35 +97,41 @@ def search(
             raise _TimeIsUp
 
     first: list[float] = []
-    choices = [_Choice(None), *map(_Choice, without)]
-    made, in_time = 0, True
-    while made < trials and in_time:
+    losses: list[float] = []
+    best = Found()
+    for number in range(trials):
         trial = study.ask()
         proposed = proposal(trial, samples)
-        settings = proposed if made else {}
-        found: list[Losses] = []
+        settings = proposed if number else {}
+        found: list[Curve] = []
         try:
-            while len(found) < folds and not (found and made and trial.should_prune()):
-                losses = fit(settings, len(found), check)
-                if not made:
-                    first.append(float(losses[0].mean()) or 1.0)
-                found.append(losses / first[len(found)])
-                trial.report(float(_curve(found).min()), len(found) - 1)
+            while len(found) < folds and not (found and number and trial.should_prune()):
+                curve = np.asarray(curves(settings, len(found), check), dtype=np.float64)
+                if not number:
+                    first.append(float(curve[0]) or 1.0)
+                found.append(curve / first[len(found)])
+                trial.report(float(_mean(found).min()), len(found) - 1)
         except _TimeIsUp:
-            in_time = False
             log.info(
-                "The search for LightGBM's parameters ended after %d of %d trials: %g s are over", made, trials, seconds
+                "The search for LightGBM's parameters ended after %d of %d trials: %g s are over", number, trials, seconds
             )
-            continue
-        made += 1
+            return replace(best, trials=number, in_time=False)
         if len(found) < folds:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             continue
-        for choice in choices:
-            choice.take(settings, found, samples)
-        study.tell(trial, choices[0].losses[-1])
-    everything, *others = (replace(choice.found, trials=made, in_time=in_time) for choice in choices)
-    return everything, others
+        mean = _mean(found)
+        losses.append(float(mean.min()))
+        study.tell(trial, losses[-1])
+        if losses[-1] < min(losses[:-1], default=np.inf):
+            enough = int(np.argmax(mean <= (1 + PLATEAU) * losses[-1]))  # the first such round
+            best = Found(settings, (1 + enough) / samples, gain=losses[-1] / losses[0] if losses[0] else 1.0)
+    return replace(best, trials=trials)
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    """Return the mean over the folds; one that stopped early stays where it ended."""
+    longest = max(map(len, curves))
+    return np.mean([np.pad(curve, (0, longest - len(curve)), mode="edge") for curve in curves], axis=0)  # type: ignore[no-any-return]
 
 
 def proposal(trial: Any, samples: int) -> dict[str, Parameter]:
