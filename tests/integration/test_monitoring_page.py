@@ -30,6 +30,7 @@ from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonito
 from monitoring_page.browser import PATIENCE, PHONE, WIDE, browser, page_over, tab_at
 from monitoring_page.history import make_monitor
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
+from monitoring_page.trials import lab_trials
 from support import TesterService, eventually, running
 
 NOTHING_AWAITED = "() => !document.querySelector('main').innerText.includes('aiting for')"
@@ -65,7 +66,7 @@ def days() -> Monitor:
 
 @pytest.mark.long
 async def test_every_view_shows_days_of_history_in_light_and_dark(days: Monitor, chromium: Browser) -> None:
-    async with page_over(days) as url:
+    async with page_over(days, trials=await lab_trials()) as url:
         for scheme in ("light", "dark"):
             async with tab_at(chromium, url, color_scheme=scheme) as (tab, _):
                 assert await tab.evaluate("document.documentElement.dataset.theme") == scheme
@@ -219,7 +220,8 @@ async def test_a_new_system_says_what_is_awaited(dataset: Dataset, chromium: Bro
             await tab.wait_for_selector(f"[data-view='{view.name}']")
             await expect(tab.locator("main")).to_contain_text(
                 {"overview": "first heartbeats", "models": "first training round", "predictions": "Waiting for true values",
-                 "data": "No drift yet", "system": "first reading of the host", "alerts": "No open alerts"}[view.name],
+                 "data": "No drift yet",
+                 "try-it": "Waiting for the service", "system": "first reading of the host", "alerts": "No open alerts"}[view.name],
                 timeout=PATIENCE,
             )  # fmt: skip
 

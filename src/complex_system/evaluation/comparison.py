@@ -17,7 +17,7 @@ from complex_system.errors import (
     TrainingFailedError,
 )
 from complex_system.evaluation.baselines import evaluate_baselines, for_folds
-from complex_system.evaluation.candidates import Candidate, Candidates
+from complex_system.evaluation.candidates import Candidate, Candidates, kept_members
 from complex_system.evaluation.decision import decide, ranked_by_folds
 from complex_system.evaluation.results import Comparison, Result
 from complex_system.evaluation.stacking import stack_result
@@ -307,7 +307,14 @@ def ranked(
             continue
         found = vars(Evaluation.of(predicted, holdout, candidate.cross, split_by))
         results.append(
-            Result(ref=candidate.ref, incumbent=candidate.incumbent, size=candidate.size, overall=overall, **found)
+            Result(
+                ref=candidate.ref,
+                incumbent=candidate.incumbent,
+                size=candidate.size,
+                overall=overall,
+                members=kept_members(candidate.metadata),
+                **found,
+            )
         )
     return sorted(results, key=_place), refused
 

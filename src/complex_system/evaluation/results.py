@@ -17,6 +17,7 @@ from complex_system.protocol.training import (
     ComparedModel,
     ComparisonFinished,
     FoldCounts,
+    StackMember,
     VerdictOnBaseline,
 )
 from complex_system.tracking.registry import ModelVersionRef
@@ -37,12 +38,14 @@ class Result(Evaluation):
         incumbent: It was the champion before this comparison.
         size: Bytes of its ONNX model; 0 where that is not known.
         overall: Squared errors on all hold-out records, where only the inputs have moved; the others are of the newer ones.
+        members: What a stack is made of.
     """
 
     ref: ModelVersionRef
     incumbent: bool = False
     size: int = 0
     overall: Squares | None = None
+    members: tuple[StackMember, ...] = ()
 
     @property
     def label(self) -> str:
@@ -58,6 +61,7 @@ class Result(Evaluation):
             model=ref.model,
             version=ref.version,
             challenge=challenge,
+            members=self.members,
             **figures,
         )
 

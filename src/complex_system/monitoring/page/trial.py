@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _SECONDS = 3.0
 """How long a search from the page takes at most."""
+_LONGEST = 30.0
+"""Seconds after which nothing is waited for any more: the service is ending."""
 _MAX_AGE = 2.0
 """Seconds that what the champion takes is reused for other readers."""
 _AWAY = "No service that serves the champion answers: start ml_serving_mlflow."
@@ -65,7 +67,7 @@ class Asking:
         return self._wait(self._trials.suggest(asked))
 
     def _wait(self, asked: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(asked, self._loop).result(_LONGEST)
 
 
 def try_models(app: Dash, asking: Asking) -> None:
@@ -172,10 +174,12 @@ def _find(app: Dash, asking: Asking) -> None:
             found = asking.suggest(asked)
         except ComplexSystemError as error:
             return [no_update, badge("warn", said(error)), no_update]
-        is_reached = any(each.reached for each in found.suggestions)
-        message = "" if is_reached else badge("warn", "No setting reaches the value; these are the nearest.")
-        records = [each.record for each in found.suggestions]
-        return [trial.solutions(inputs, found, list(free)), message, records]
+        message: Any = ""
+        if not any(each.reached for each in found.suggestions):
+            message = badge("warn", "No setting reaches the value; these are the nearest.")
+        elif not found.complete:
+            message = badge("none", f"The search ended after {_SECONDS:g} s; fewer free columns are searched better.")
+        return [trial.solutions(inputs, found, list(free)), message, [each.record for each in found.suggestions]]
 
 
 def _inputs(known: Any) -> ModelInputs | None:

@@ -154,7 +154,7 @@ def _results(reading: Reading, _: Viewer) -> Component | None:
         rmse, mae, r2 = (error(found.rmse), error(found.mae), number(found.r2, 4)) if found else (NONE, NONE, NONE)
         range_ = interval(found.rmse_low, found.rmse_high) if found else ""
         rows.append([
-            html.Span([name, " ", badge("good", "champion") if is_champion else ""]),
+            html.Span([name, " ", badge("good", "champion") if is_champion else "", *_members(model)]),
             *([] if crossed else [framework_of(model)]),
             html.Span([rmse, html.Div(range_, className="detail nowrap")]),
             *([error(model.rmse)] if crossed else []),
@@ -166,6 +166,15 @@ def _results(reading: Reading, _: Viewer) -> Component | None:
     return table(
         Table(("Model", *second, "MAE", "R²", "MLflow"), rows, (1, 2, 3, 4) if crossed else (2, 3, 4)), marked=marked
     )
+
+
+def _members(model: Quality) -> list[Component]:
+    """Return what a stack is made of, the largest weight first; nothing for another model."""
+    members = sorted(model.members, key=lambda each: -each.weight) if isinstance(model, ComparedModel) else []
+    told = " + ".join(
+        f"{number(each.weight, 2)} {each.model}" + (f" v{each.version}" if each.version else "") for each in members
+    )
+    return [html.Div(told, className="detail")] if told else []
 
 
 def _in_mlflow(model: Quality, reading: Reading) -> Any:
