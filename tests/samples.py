@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import pyarrow as pa
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import Dataset
@@ -14,6 +18,7 @@ from complex_system.domain.pages import Page, processed_schema, raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.data import SampleCollector, Samples, TrainingData
+from complex_system.training.linear import PENALTIES
 from complex_system.training.split import Part, groups_of, parts_of
 
 
@@ -50,3 +55,8 @@ def collected(dataset: Dataset, records: Sequence[Record]) -> SampleCollector:
         table = table.append_column(ARRIVED, pa.array(range(len(records)), pa.float64()))
     collector.add(table)
     return collector
+
+
+def ridge(records: int) -> Any:
+    """scikit-learn's model of as many records that is the linear model's oracle."""
+    return make_pipeline(StandardScaler(), RidgeCV(records * PENALTIES))

@@ -23,10 +23,10 @@ class Results:
     def __init__(self, file: Path = FILE) -> None:
         self._file = file
         self._rows: dict[Key, dict[str, Any]] = {}
-        digests = {name: method.digest for name, method in METHODS.items()}
+        self._digests = {name: method.digest for name, method in METHODS.items()}  # now: sources may change while it runs
         for line in file.read_text("utf-8").splitlines() if file.exists() else ():
             row = json.loads(line)
-            if digests.get(row["method"]) == row["digest"]:
+            if self._digests.get(row["method"]) == row["digest"]:
                 self._rows[row["table"], row["method"], row["repeat"], row["fold"]] = row
 
     def __contains__(self, key: Key) -> bool:
@@ -34,7 +34,7 @@ class Results:
 
     def add(self, key: Key, **measured: Any) -> None:
         """Keep a result, also if what follows fails."""
-        row = dict(zip(("table", "method", "repeat", "fold"), key, strict=True), digest=METHODS[key[1]].digest, **measured)
+        row = dict(zip(("table", "method", "repeat", "fold"), key, strict=True), digest=self._digests[key[1]], **measured)
         self._rows[key] = row
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

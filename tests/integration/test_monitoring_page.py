@@ -219,7 +219,8 @@ async def test_a_new_system_says_what_is_awaited(dataset: Dataset, chromium: Bro
             await tab.wait_for_selector(f"[data-view='{view.name}']")
             await expect(tab.locator("main")).to_contain_text(
                 {"overview": "first heartbeats", "models": "first training round", "predictions": "Waiting for true values",
-                 "data": "No drift yet", "system": "first reading of the host", "alerts": "No open alerts"}[view.name],
+                 "data": "No drift yet",
+                 "try-it": "Waiting for the service", "system": "first reading of the host", "alerts": "No open alerts"}[view.name],
                 timeout=PATIENCE,
             )  # fmt: skip
 

@@ -111,7 +111,13 @@ class Plant:
 @pytest.fixture
 def fields() -> dict[str, Any]:
     """No round begins by itself."""
-    return {"trainers": "lightgbm,pytorch", "min_labelled": 10_000, "prediction_interval": 60.0, "monitoring_port": 0}
+    return {
+        "trainers": "lightgbm,pytorch",
+        "min_labelled": 10_000,
+        "prediction_interval": 60.0,
+        "monitoring_port": 0,
+        "stack": False,
+    }
 
 
 @pytest.fixture

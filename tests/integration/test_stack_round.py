@@ -140,6 +140,9 @@ async def test_the_models_of_a_round_are_registered_as_one_and_served_by_name(
     assert parameters["weights_from"] == "out-of-fold predictions"
     assert {name for name in parameters if name.startswith("weight_of_")} == {f"weight_of_{name}" for name in members}
 
+    assert {each.model: each.weight for each in found["stack"].members} == {
+        name: each["weight"] for name, each in members.items()
+    }
     check_sum(onnx_model, members, results, labelled)
 
     asked = [
@@ -182,7 +185,8 @@ async def test_without_the_setting_there_is_no_stack(
 async def test_with_many_records_the_weights_come_from_hold_out_records_that_do_not_decide(
     settings: Settings, database: None, tester: TesterService, ear: Ear, dataset: Dataset
 ) -> None:
-    await fill(tester, dataset, 1, 4200)
+    for seed in range(1, 7):
+        await fill(tester, dataset, seed, 700)
     tracking = {"prefix": settings.model_prefix, "champion": False, "model_key": "secret"}
     for trainer_name in ("lightgbm", "pytorch"):
         _, onnx_model = await asyncio.to_thread(quick_model, trainer_name)

@@ -144,6 +144,7 @@ async def test_settings_are_found_and_taken_into_the_fields(lab: OwnTrials, chro
         await expect(tab.locator("#try-found-said")).to_contain_text("Choose a column")
 
 
+@pytest.mark.long
 async def test_without_an_answer_the_view_says_why_and_goes_on_when_there_is_one(lab: OwnTrials, chromium: Browser) -> None:
     lab.failure = NobodyListensError("No service answers 'get-model-inputs'.")
     try:

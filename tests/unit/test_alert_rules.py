@@ -201,7 +201,8 @@ def test_every_shipped_rule_has_a_sentence_of_its_own(dataset: Dataset) -> None:
     for rule in load_rules():
         judge = AlertRules([rule], dataset)
         metric = rule.metric.replace("*", "ml_serving" if "services" in rule.metric else "rohwert_2_labormessung")
-        bad, good = {metric: 10 * rule.threshold + 1, rule.count_metric: 1000}, {metric: 0, rule.count_metric: 1000}
+        value, well = (10 * rule.threshold + 1, 0) if rule.above else (rule.threshold / 10, 1)
+        bad, good = {metric: value, rule.count_metric: 1000}, {metric: well, rule.count_metric: 1000}
         (change,) = [change for at in (0, 1000) for change in judge.evaluate(at, Figures.of_flat(bad))]
         assert len(change.alert.sentence) > 40, rule.name
         assert metric not in change.alert.sentence

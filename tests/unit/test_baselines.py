@@ -10,7 +10,6 @@ import pytest
 from msgspec.structs import replace
 from scipy import stats
 from sklearn.dummy import DummyRegressor
-from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from complex_system.domain.dataset import Dataset, Split
@@ -54,7 +53,7 @@ from complex_system.training.data import SampleCollector, Samples
 from complex_system.training.linear import fit_linear
 from complex_system.training.out_of_fold import standard_error
 from complex_system.training.split import Part, groups_of
-from samples import lab_samples
+from samples import lab_samples, ridge
 
 
 def film_parts() -> SampleCollector:
@@ -77,9 +76,11 @@ def keyed(samples: Samples, prefix: str = "k") -> Keyed:
 def test_the_baselines_are_scikit_learns_also_with_one_hot_features() -> None:
     data, holdout = lab_samples(1, 2000)
     train = data.train
-    for ours, theirs in ((fit_mean, DummyRegressor()), (fit_linear, LinearRegression())):
-        expected = theirs.fit(train.x.astype(np.float64), train.y).predict(holdout.x)
+    theirs = ridge(len(train))
+    for ours, model in ((fit_mean, DummyRegressor()), (fit_linear, theirs)):
+        expected = model.fit(train.x.astype(np.float64), train.y).predict(holdout.x)
         np.testing.assert_allclose(ours(train)(holdout.x), expected, rtol=1e-4, atol=1e-3)
+    assert fit_linear(train).penalty == pytest.approx(theirs[-1].alpha_ / len(train))
     qualities = evaluate_baselines(train, holdout)
     assert qualities[MEAN].quality.r2 == pytest.approx(0, abs=0.05)
     assert qualities[LINEAR].quality.rmse < 0.3 * qualities[MEAN].quality.rmse
@@ -152,7 +153,7 @@ def test_the_figures_of_a_cross_validation_are_scikit_learns() -> None:
     rmses, maes = [], []
     for fold in range(5):
         test = numbers == fold
-        predicted[test] = LinearRegression().fit(x[~test], y[~test]).predict(x[test])
+        predicted[test] = ridge(int((~test).sum())).fit(x[~test], y[~test]).predict(x[test])
         rmses.append(root_mean_squared_error(y[test], predicted[test]))
         maes.append(mean_absolute_error(y[test], predicted[test]))
     assert found.rmses == pytest.approx(rmses, rel=1e-4)

@@ -94,10 +94,11 @@ def test_records_of_their_own_cover_what_is_said() -> None:
         data = set_apart(dataset, data_of(noisy(seed, 1500), noisy(500 + seed, 300)))
         predict, later = fit_linear(data.train), noisy(1000 + seed, 2000)
         found = Intervals.decoded(interval_files(dataset, predict, data, None)[INTERVALS_FILE])
-        assert (found.method, found.records, found.units) == ("calibration records", 106, 106)
+        assert (found.method, found.records) == ("calibration records", found.units)
+        assert 70 < found.units < 150
         shares.append(covered(found, predict(later.x) - later.y))
     assert np.mean(shares) == pytest.approx(0.9, abs=0.02)
-    assert min(shares) > 0.78
+    assert min(shares) > 0.75
 
 
 def test_errors_of_a_cross_validation_cover_what_is_said() -> None:
@@ -137,12 +138,12 @@ def rows(samples: Samples) -> set[bytes]:
     return {row.tobytes() for row in samples.x}
 
 
-@pytest.mark.parametrize(("size", "wanted"), [(300, 21), (3000, 207), (30_000, 1000)])
+@pytest.mark.parametrize(("size", "wanted"), [(300, 21), (3000, 214), (30_000, 900)])
 def test_what_is_set_apart_is_trained_on_by_nobody_and_the_same_for_all(size: int, wanted: int) -> None:
     train, validation = noisy(1, size), noisy(2, size * 15 // 70)
     data = set_apart(declared(), data_of(train, validation))
     assert data.calibration is not None
-    assert abs(len(data.calibration) - wanted) <= 30
+    assert abs(len(data.calibration) - wanted) <= 4 * wanted**0.5
     assert len(data.calibration) <= 1000
     assert len(data.train) + len(data.calibration) == size
     assert not rows(data.calibration) & rows(data.train)
@@ -150,6 +151,17 @@ def test_what_is_set_apart_is_trained_on_by_nobody_and_the_same_for_all(size: in
     shuffled = set_apart(declared(), data_of(train.of(np.random.default_rng(3).permutation(size)), validation))
     assert shuffled.calibration is not None
     assert rows(shuffled.calibration) == rows(data.calibration)
+
+
+def test_a_sample_of_the_records_has_none_apart_that_were_trained_on() -> None:
+    whole, validation = noisy(1, 30_000), noisy(2, 6_000)
+    apart = set_apart(declared(), data_of(whole, validation), 43_000).calibration
+    drawn = np.flatnonzero(np.random.default_rng(4).random(30_000) < 0.2)
+    sample = set_apart(declared(), data_of(whole.of(drawn), validation), 44_000).calibration
+    assert apart is not None
+    assert sample is not None
+    assert rows(sample) < rows(apart)
+    assert len(sample) == pytest.approx(0.2 * len(apart), rel=0.25)
 
 
 def test_too_few_records_are_all_trained_on_and_without_intervals() -> None:
@@ -168,7 +180,7 @@ def test_copies_are_set_apart_together_and_measurements_of_their_own_one_by_one(
     assert not contents[0] & contents[1]
     alone = set_apart(declared("split: {copies: apart}"), data_of(samples))
     assert alone.calibration is not None
-    assert len(alone.calibration) == pytest.approx(2000 * 0.05 / 0.85, abs=3)
+    assert len(alone.calibration) == pytest.approx(2000 * 0.05 / 0.7, abs=40)
     file = interval_files(declared("split: {copies: apart}"), fit_linear(alone.train), alone, None)[INTERVALS_FILE]
     assert Intervals.decoded(file).units == len(alone.calibration)
 
@@ -201,7 +213,7 @@ def test_by_time_the_newest_of_the_validation_part_are_set_apart() -> None:
     assert data.calibration.times is not None
     assert data.validation.times is not None
     assert data.train is timed[0]
-    assert (len(data.calibration), len(data.validation)) == (100, 200)
+    assert (len(data.calibration), len(data.validation)) == (100, 200)  # 5 of 15 %
     assert data.calibration.times.min() > data.validation.times.max()
 
 

@@ -42,7 +42,7 @@ from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.explanation import ColumnEffect, ColumnImportance, ModelExplanation
 from complex_system.protocol.operations import Action
-from complex_system.protocol.training import FoldCounts, ScoresWithInterval, VerdictOnBaseline
+from complex_system.protocol.training import FoldCounts, ScoresWithInterval, StackMember, VerdictOnBaseline
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, drifted, heartbeat
 
 NOW = 1_780_000_000.0
@@ -312,6 +312,16 @@ def test_cross_validation_that_decided_is_what_the_champion_is_measured_by(monit
     assert (answer.text, answer.why) == (
         "Yes", "lab-pytorch v3: RMSE 21.00 on 60 live predictions, 20.00 by cross-validation of 120 records.",
     )  # fmt: skip
+
+
+def test_a_stack_is_shown_with_its_members_the_largest_weight_first(monitor: Monitor) -> None:
+    members = (
+        StackMember(model="lab-linear", version="", weight=0.3),
+        StackMember(model="lab-tensorflow", version="2", weight=0.7),
+    )
+    stack = compared("lab-stack", "1", 10.0, trainer="stack", framework="stack", members=members)
+    monitor.compared(comparison(stack, compared("lab-pytorch", "3", 11.0)))
+    assert "0.70 lab-tensorflow v2 + 0.30 lab-linear" in shown(read(monitor), "models-table")
 
 
 def test_an_outlier_is_named_with_its_record(monitor: Monitor) -> None:

@@ -15,6 +15,7 @@ from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.evaluation.stacking import StackCandidate
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.scores import CrossValidation
+from complex_system.protocol.training import StackMember
 from complex_system.serving.models.predictor import Predictor
 from complex_system.tracking.promotion import ROLLED_BACK, decision_in
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
@@ -102,6 +103,14 @@ class Candidates:
             return np.asarray(predictor.predict_features(x), dtype=np.float32)
 
         return StackCandidate(ref.model, ref.version, predict, candidate.onnx_model, folds)
+
+
+def kept_members(metadata: Mapping[str, Any]) -> tuple[StackMember, ...]:
+    """Return the members of a stack in its metadata; none for another model."""
+    try:
+        return msgspec.convert(metadata.get("members", ()), tuple[StackMember, ...])
+    except msgspec.ValidationError:
+        return ()
 
 
 def kept_cross_validation(metadata: Mapping[str, Any]) -> CrossValidation | None:

@@ -17,7 +17,7 @@ from complex_system.errors import (
     TrainingFailedError,
 )
 from complex_system.evaluation.baselines import evaluate_baselines, for_folds
-from complex_system.evaluation.candidates import Candidate, Candidates
+from complex_system.evaluation.candidates import Candidate, Candidates, kept_members
 from complex_system.evaluation.decision import decide, ranked_by_folds
 from complex_system.evaluation.results import Comparison, Result
 from complex_system.evaluation.stacking import stack_result
@@ -212,7 +212,7 @@ class ModelComparison:
             champion=best, holdout=len(holdout), best_new=next((result for result in results if not result.incumbent), None),
             refused=refused, baselines=baselines if winner.ref.version else others, ranked_by=basis, challenges=challenges,
             verdicts=verdicts, verdict=verdict, replaced=replaced, copies=data.copies, split=dataset.split_rule, split_by=by,
-            question=dataset.split.question, notes=data.notes, suspects=data.suspects, candidate=candidate, hold=hold,
+            question=dataset.split.question, notes=data.notes, suspects=data.suspects, candidate=candidate, hold=hold, truth=holdout.y,
         )  # fmt: skip
 
     def stack(
@@ -307,7 +307,14 @@ def ranked(
             continue
         found = vars(Evaluation.of(predicted, holdout, candidate.cross, split_by))
         results.append(
-            Result(ref=candidate.ref, incumbent=candidate.incumbent, size=candidate.size, overall=overall, **found)
+            Result(
+                ref=candidate.ref,
+                incumbent=candidate.incumbent,
+                size=candidate.size,
+                overall=overall,
+                members=kept_members(candidate.metadata),
+                **found,
+            )
         )
     return sorted(results, key=_place), refused
 

@@ -17,9 +17,11 @@ from complex_system.protocol.training import (
     ComparedModel,
     ComparisonFinished,
     FoldCounts,
+    StackMember,
     VerdictOnBaseline,
 )
 from complex_system.tracking.registry import ModelVersionRef
+from complex_system.training.data import Matrix
 from complex_system.training.split import NO_COPIES, Copies
 from complex_system.training.targets import targets_message
 
@@ -36,12 +38,14 @@ class Result(Evaluation):
         incumbent: It was the champion before this comparison.
         size: Bytes of its ONNX model; 0 where that is not known.
         overall: Squared errors on all hold-out records, where only the inputs have moved; the others are of the newer ones.
+        members: What a stack is made of.
     """
 
     ref: ModelVersionRef
     incumbent: bool = False
     size: int = 0
     overall: Squares | None = None
+    members: tuple[StackMember, ...] = ()
 
     @property
     def label(self) -> str:
@@ -57,6 +61,7 @@ class Result(Evaluation):
             model=ref.model,
             version=ref.version,
             challenge=challenge,
+            members=self.members,
             **figures,
         )
 
@@ -88,6 +93,7 @@ class Comparison:
         candidate: The new model that would be champion, where a person decides; then the champion is the previous one, or the
             candidate itself where there is none.
         hold: Why a person decides, as a part of a sentence.
+        truth: The targets of the hold-out samples, for the cards.
     """
 
     round: str
@@ -111,6 +117,7 @@ class Comparison:
     explanation: ModelExplanation | None = None
     candidate: Result | None = None
     hold: str = ""
+    truth: Matrix | None = field(default=None, repr=False, compare=False)
 
     @property
     def winner(self) -> Result:

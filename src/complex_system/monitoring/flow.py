@@ -38,12 +38,14 @@ class LiveRecord(NamedTuple):
         at: When, seconds since 1970.
         record: As it came.
         origin: Who asked first.
+        distance: From the training data of the model that answered first (``PredictedRecord.distance``); None where not measured.
     """
 
     number: int
     at: float
     record: Record
     origin: Origin = "live"
+    distance: float | None = None
 
 
 class LiveWindow:
@@ -82,7 +84,9 @@ class LiveWindow:
                 if len(self._known) > REMEMBERED:
                     self._known.popitem(last=False)
             self._number += 1
-            (self._own if origin == "own" else self._asked).append(LiveRecord(self._number, at, each.record, origin))
+            (self._own if origin == "own" else self._asked).append(
+                LiveRecord(self._number, at, each.record, origin, each.distance)
+            )
         if origin != "own" and (self.asked_at or len(self._asked) >= MIN_ASKED):
             self.asked_at = at
 

@@ -15,6 +15,7 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.monitoring.aggregates import Served
 from complex_system.monitoring.change_points import Change
+from complex_system.monitoring.coverage import Coverage
 from complex_system.monitoring.drift import DataDrift, measure
 from complex_system.monitoring.error_watch import Changes, ChangeWatch, ErrorReference, KeptComparison
 from complex_system.monitoring.evidence import KeptTest, SequentialTest
@@ -23,6 +24,7 @@ from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.joining import PredictionJoin
 from complex_system.monitoring.performance import KeptWindows, ModelWindows, ServedMetrics, WindowPair
 from complex_system.monitoring.points import Figure, Figures
+from complex_system.monitoring.prediction_log import PredictionLog
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.services import KnownServices, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
@@ -51,6 +53,7 @@ class Monitor:
         history: Roll-ups, samples, champions, alerts.
         services: Services and their replicas.
         join: Predictions and truths.
+        log: Every prediction, for those who export them.
         windows: Moving windows by model.
         flow: Record counts.
         reference: What the champion was trained on; None until it is there.
@@ -72,6 +75,7 @@ class Monitor:
         *,
         silent_after: float = 8.0,
         services: Collection[str] | None = None,
+        log: PredictionLog | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -83,6 +87,7 @@ class Monitor:
             history: Where everything is recorded.
             silent_after: Seconds without a heartbeat after which a service is silent.
             services: Names of the services whose heartbeats count; None for all.
+            log: Keeps every prediction; none is kept by default.
             monotonic: Monotonic seconds.
             now: Seconds since 1970, by the clock whose times the history has.
         """
@@ -90,6 +95,7 @@ class Monitor:
         self.history = history
         self.services = ServiceBook(silent_after, monotonic, services, now)
         self.join = PredictionJoin(self._joined)
+        self.log = log or PredictionLog(days=1, rows=0)
         self.windows = ModelWindows(window, monotonic)
         self.flow = RecordFlow()
         self.reference: Reference | None = None
@@ -107,6 +113,7 @@ class Monitor:
         self._group = group_column(dataset)
         self._groups = frozenset(self._group.categories[:MAX_GROUPS]) if self._group else frozenset()
         self._live = LiveWindow(window)
+        self._coverage = Coverage()
         self._test: SequentialTest | None = None
         self._tested = 0
 
@@ -140,6 +147,8 @@ class Monitor:
         """Record predictions; return whether their service answers with another model than before."""
         by, at = Served(event.service, event.model, event.version, origin=event.origin), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
+        self.log.add(at, by, [(each, self._warning(each)) for each in event.predictions], event.half_width)
+        self._coverage.told(event)
         if event.pipeline_version == self.dataset.version:
             self._live.add(at, event.predictions, event.origin)
         for shadow in event.shadows:
@@ -199,6 +208,9 @@ class Monitor:
                 self.history.state("evidence", at, kept)
         self._add_rejected(figures)
         figures.setdefault(Figure("drift/samples"), float(len(self.records)))
+        if compared := [each.distance for each in self.records if each.distance is not None]:
+            far = sum(distance > 1.0 for distance in compared)
+            figures.add("data", {"far": far / len(compared), "compared": len(compared)})
         figures.add("performance", {"waiting": self.join.waiting})
         self.figures = figures.finite()
         self.history.minute(at).read(self.figures)
@@ -246,6 +258,9 @@ class Monitor:
             window, reference = each.errors, self._reference_of(each.served)
             if window.pairs and reference is not None:
                 numbers |= reference.judge(window.errors)
+            alike = reference.residuals.alike if reference is not None and reference.residuals is not None else 1.0
+            each.performance.update(self._coverage.judge(each.served, window.errors, alike))
+            numbers |= each.performance
             figures.add("performance", numbers, service)
             if service == CHAMPIONS_SERVICE:
                 self.outliers = self._watch.outliers(window, reference)
@@ -298,6 +313,14 @@ class Monitor:
         change = self._watch.joined(pair, self._reference_of(pair.served))
         if change is not None:
             self.history.state("changes", change.noticed, Changes(changes=self.changes))
+
+    def _warning(self, each: PredictedRecord) -> str:
+        lenient = self._pipeline.lenient
+        found = [
+            f"{column.name} is outside of its range" for column in lenient if column.is_outside(each.record.get(column.name))
+        ]
+        far = ["far from the training data"] if each.distance is not None and each.distance > 1.0 else []
+        return "; ".join([*found, *far])
 
     def _group_of(self, record: Record) -> str:
         if self._group is None:

@@ -32,7 +32,7 @@ class ServedView(Message, frozen=True, kw_only=True):
         shadow: Whether it is a challenger, which answers nobody.
         origin: Whose requests ``performance`` is of, as ``protocol.serving.Origin``; empty where none is, or it was not recorded.
         label: For a legend.
-        performance: ``rmse``, ``mae``, ``bias``, ``r2`` and ``count``, as far as they are known.
+        performance: ``rmse``, ``mae``, ``bias``, ``r2``, ``count`` and those of ``Coverage.judge``, as far as they are known.
         by_origin: The same of every origin.
         latency: ``latency_ms_mean``, ``_p50``, ``_p95``, ``_p99`` and ``predictions_per_second``, likewise.
         holdout_rmse: At its comparison; None where it was not compared.

@@ -78,6 +78,7 @@ class PredictionMade(Message, frozen=True, kw_only=True):
         shadows: What challengers predict for it.
         origin: Who asked.
         half_width: Of the model's 90 % intervals, in the target's unit; None where it has none.
+        calibrated: Independent records that these were calibrated with; 0 where that is not known.
     """
 
     service: str
@@ -89,6 +90,7 @@ class PredictionMade(Message, frozen=True, kw_only=True):
     shadows: tuple[ShadowPredictions, ...] = ()
     origin: Origin = "live"
     half_width: float | None = None
+    calibrated: int = 0
 
 
 class PredictionFailed(Message, frozen=True, kw_only=True):

@@ -162,6 +162,20 @@ class Quality(ScoresWithInterval, frozen=True, kw_only=True):
     cv: ScoresWithInterval | None = None
 
 
+class StackMember(Message, frozen=True, kw_only=True):
+    """A model that a stack is made of.
+
+    Attributes:
+        model: Registered name.
+        version: Registered version; empty for a model that is a part of the stack only.
+        weight: Above 0; those of all members add up to 1.
+    """
+
+    model: str
+    version: str
+    weight: float
+
+
 class ComparedModel(Quality, frozen=True, kw_only=True):
     """How a model did in a comparison.
 
@@ -172,6 +186,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
         version: Registered version.
         residuals: Its errors in the evaluation that decided; None in comparisons of an earlier release.
         challenge: How it did beside the previous champion; None for that itself, and where there was none.
+        members: What a stack is made of; empty for another model.
     """
 
     trainer: str
@@ -180,6 +195,7 @@ class ComparedModel(Quality, frozen=True, kw_only=True):
     version: str
     residuals: Residuals | None = None
     challenge: Challenge | None = None
+    members: tuple[StackMember, ...] = ()
 
 
 class ChampionSummary(Message, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,16 +87,16 @@ class MlflowTracker(Tracker):
                     begun.native = self._log_native(begun.run_id, result)
                 self._log_run(client, begun, result)
                 metadata = json.dumps(signed(result.metadata(name, begun.run_id), self._model_key), indent=2).encode()
-                _log_files(
+                log_files(
                     client,
                     begun.run_id,
                     ONNX_FOLDER,
                     {**result.files, ONNX_FILE: result.onnx_model, ONNX_METADATA: metadata},
                 )
                 if result.training:
-                    _log_files(client, begun.run_id, TRAINING, dict(result.training))
+                    log_files(client, begun.run_id, TRAINING, result.training)
                 if result.reference is not None:
-                    _log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: result.reference})
+                    log_files(client, begun.run_id, REFERENCE_FOLDER, {REFERENCE_FILE: result.reference})
                 version = self._register(client, begun, result, name)
             client.set_terminated(begun.run_id, "FINISHED")
         del self._begun[result.trainer, result.round]
@@ -187,7 +188,8 @@ def log_data(client: Any, run_id: str, data: Any) -> None:
         client.log_inputs(run_id, [data])
 
 
-def _log_files(client: Any, run_id: str, folder: str, files: dict[str, bytes]) -> None:
+def log_files(client: Any, run_id: str, folder: str, files: Mapping[str, bytes]) -> None:
+    """Log files into an artifact folder of a run; those that it has are replaced. The caller translates errors."""
     with tempfile.TemporaryDirectory() as local:
         for name, content in files.items():
             (Path(local) / name).write_bytes(content)

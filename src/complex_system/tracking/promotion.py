@@ -5,19 +5,22 @@ The candidate is the version with the alias ``candidate``. A decision is kept in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from complex_system.errors import UnknownModelError
 from complex_system.protocol.promotion import ChampionDecision
 from complex_system.tracking.connection import is_refusal, translated
+from complex_system.tracking.mlflow import log_files
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 CANDIDATE = "candidate"
 """The alias of the candidate."""
 APPROVED, PINNED, UNPINNED, RESTORED, ROLLED_BACK = "approved", "pinned", "unpinned", "restored", "rolled_back"
 """Version tags, each with the newest decision of its kind as JSON; ``restored`` is at what a roll-back returned to."""
+CARD, CARD_HTML, CARD_MARKDOWN = "card", "card.html", "card.md"
+"""Artifact folder of a run with the card of its model, and the files in it."""
 HOLDOUT_RMSE, HOLDOUT_RECORDS = "holdout_rmse", "holdout_records"
 """Version tags: how the version did in the round that chose it."""
 
@@ -62,6 +65,24 @@ class PromotionRegistry(ModelRegistry):
             for model in self._models():
                 if CANDIDATE in model.aliases and (ref is None or model.name != ref.model) and self._has_ours(model):
                     self._client.delete_registered_model_alias(model.name, CANDIDATE)
+
+    def read(self, ref: ModelVersionRef, folder: str, names: Iterable[str]) -> dict[str, bytes]:
+        """Return files of an artifact folder of a version's run; those that are missing are left out."""
+        with translated(self._uri, "reading files of a run"):
+            return self._artifacts(ref, folder, names)
+
+    def card(self, name: str, version: str) -> bytes | None:
+        """Return the card of a version of this prefix as HTML; None where it has none.
+
+        Raises:
+            UnknownModelError: There is no such version.
+        """
+        return self.read(self.named(name, version), CARD, (CARD_HTML,)).get(CARD_HTML)
+
+    def write_card(self, ref: ModelVersionRef, files: Mapping[str, bytes]) -> None:
+        """Keep the card of a version; another one is replaced."""
+        with translated(self._uri, "logging a card"):
+            log_files(self._client, ref.run_id, CARD, files)
 
     def tag(self, ref: ModelVersionRef, tags: Mapping[str, str | None]) -> None:
         """Set tags of a version, and delete those that are None."""

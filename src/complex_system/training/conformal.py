@@ -40,6 +40,8 @@ INTERVALS_FILE = "intervals.json"
 """The file of a model's version that holds its :class:`Intervals`."""
 SHARE, LIMIT = 0.05, 1000
 """Labelled records that are set apart for the calibration: this share of all, at most so many."""
+_TYPICAL = 0.9 * LIMIT
+"""How many they are of large data: their number is a little random, and may not reach the limit."""
 _UNITS = 19
 """Independent records or groups that are set apart, at least about: with 19 the largest level is 95 %."""
 _FEWEST = 9
@@ -162,21 +164,28 @@ def interval_files(
     return {INTERVALS_FILE: found.encoded()}
 
 
-def set_apart(dataset: Dataset, data: TrainingData) -> TrainingData:
+def set_apart(dataset: Dataset, data: TrainingData, labelled: int = 0) -> TrainingData:
     """Return training data without the calibration records, and these beside them; as they are where they are too few.
 
-    The records are chosen by a hash of what they are, so every trainer sets the same ones apart. Copies and groups stay together. With
-    a split by time they are the newest of the validation part, so that they are predicted from the past, and the training loses none.
+    The records are those with the smallest hash of what they are. So every trainer sets the same ones apart, and who has an even
+    sample of the records, or more of them than a moment ago, sets none apart that others have trained on. Copies and groups stay
+    together. With a split by time they are the newest of the validation part, so that they are predicted from the past, and the
+    training loses none.
+
+    Args:
+        dataset: Declares the split.
+        data: Training and validation part, or a sample of them.
+        labelled: All labelled records; estimated from the parts unless given.
     """
     by_time = dataset.split.by == "time"
     part = data.validation if by_time else data.train
-    wanted = min(LIMIT, round(SHARE * (len(data.train) + len(data.validation)) / 0.85))
+    share = min(SHARE, _TYPICAL / max(1.0, labelled or (len(data.train) + len(data.validation)) / 0.85))
     if by_time:
         assert part.times is not None
-        chosen = part.times >= last_share(part.times, max(wanted, _UNITS))
+        chosen = part.times >= last_share(part.times, max(share * len(part) / 0.15, _UNITS))
         enough = _FEWEST <= chosen.sum() <= len(part) / 3
     else:
-        chosen = _chosen(_units(part, alike=dataset.copies_together), wanted, _MOST * len(part))
+        chosen = _chosen(_units(part, alike=dataset.copies_together), share / 0.7, _MOST * len(part))
         enough = bool(chosen.any())
     if not enough:
         return data
@@ -202,13 +211,14 @@ def _units(samples: Samples, *, alike: bool) -> Hashes:
     return contents_of([numbers], len(contents), contents)
 
 
-def _chosen(units: Hashes, wanted: int, limit: float) -> Mask:
-    """Return whole units in the order of a hash of theirs, until there are as many records as wanted and enough units; or none."""
+def _chosen(units: Hashes, share: float, limit: float) -> Mask:
+    """Return this share of the units in the order of a hash of theirs, and enough of them, with at most so many records; or none."""
     names, numbers, sizes = np.unique(units, return_inverse=True, return_counts=True)
     # Not in the order of the names themselves: by that groups are divided into parts.
-    order = np.argsort(names * np.uint64(0x9E3779B97F4A7C15), kind="stable")
-    held = np.cumsum(sizes[order])
-    count = min(max(int(np.searchsorted(held, wanted)) + 1, _UNITS), int(np.searchsorted(held, limit, "right")))
+    places = names * np.uint64(0x9E3779B97F4A7C15)
+    order = np.argsort(places, kind="stable")
+    below = int(np.searchsorted(places[order], np.uint64(share * 2.0**64)))
+    count = min(max(below, _UNITS), int(np.searchsorted(np.cumsum(sizes[order]), min(limit, LIMIT), "right")))
     chosen = np.zeros(len(names), dtype=np.bool_)
     if count >= _FEWEST:
         chosen[order[:count]] = True

@@ -54,6 +54,8 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
         train: Records that were trained on.
         validation: Records that ended the training.
         calibration: Records that were set apart for the intervals.
+        first: Earliest time of the records, seconds since 1970 (UTC); None where it is not known.
+        last: The latest one.
         listed: Whether the records are in ``training_set.arrow``.
         digest: SHA-256 of the contents of the records, in order, and of their keys where they are listed.
         trainer: Module and class of the trainer.
@@ -74,6 +76,8 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
     train: int
     validation: int
     calibration: int
+    first: float | None = None
+    last: float | None = None
     listed: bool
     digest: str
     trainer: str
@@ -133,11 +137,13 @@ def describe_training(
         keys = pa.concat_arrays([data.train.keys, data.validation.keys])
         numbers = np.repeat(np.array(_PARTS, dtype=np.int8), [len(part) for part in parts])
         listed = pa.table([keys, numbers, contents], schema=_SCHEMA)
-    kind = type(trainer)
+    kind, times = type(trainer), [part.times for part in parts if part.times is not None]
+    known = np.concatenate([each[np.isfinite(each)] for each in times] or [np.empty(0)])
+    first, last = (float(known.min()), float(known.max())) if len(known) else (None, None)
     described = TrainingSet(
         dataset=dataset.name, pipeline_version=dataset.version, split=data.split, question=dataset.split.question, since=since,
         after=after, train=len(data.train), validation=len(data.validation),
-        calibration=0 if data.calibration is None else len(data.calibration), listed=listed is not None,
+        calibration=0 if data.calibration is None else len(data.calibration), listed=listed is not None, first=first, last=last,
         digest=_digest(contents, listed), trainer=f"{kind.__module__}:{kind.__qualname__}", seed=trainer.parameters.seed,
         settings=asdict(trainer.parameters), searched=trainer.searched, parameters=dict(model.parameters),
         model=hashlib.sha256(model.saved()).hexdigest(),

@@ -48,6 +48,9 @@ _RAISED = {
         "The predictions of {target} are {ratio}times as wrong as when the model was chosen, and surely {value:.2g} times "
         "({rmse}limit {limit} times){since}."
     ),
+    "performance/coverage_p": (
+        "Only {coverage} of the newest true values of {target} lie within the 90 % intervals: it errs more than these say."
+    ),
     "performance/changed_for": "The error of the predictions of {target} has been larger for {duration}.",
     "performance/outliers": (
         "{value:.0f} measured value(s) of {target} are far from the prediction, much further than usual: check the entries, "
@@ -87,6 +90,7 @@ _ENDED = {
     "ingest/stopped_sources": "The room for dead letters is",
     "performance/error_ratio_low": "The model's error is",
     "performance/rmse_relative": "The model's error is",
+    "performance/coverage_p": "The share of true values within the 90 % intervals is",
     "rejected/share": "The share of rejected records is",
     "latency/p99": "The time that predictions take is",
 }
@@ -319,6 +323,7 @@ def _raised_message(rule: AlertRule, subject: str, figure: Figure, value: float,
         ratio="" if ratio is None else f"{ratio:.2g} ",
         since=f", for {duration(changed_for)}" if changed_for else "",
         duration=duration(value),
+        coverage=percent(figures.number("performance/coverage") or 0.0),
         missing=percent(value if missing is None else missing),
         allowed=range_of(subject, dataset),
         service=f"the service {subject}" if subject else f"{value:.0f} service(s)",

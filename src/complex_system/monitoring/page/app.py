@@ -24,6 +24,7 @@ from plotly.utils import PlotlyJSONEncoder
 from complex_system import __version__
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers
+from complex_system.monitoring.page.card import Card, show_cards
 from complex_system.monitoring.page.components import SIGNS, View, attributes, sign
 from complex_system.monitoring.page.formatting import Clock, Level, Viewer
 from complex_system.monitoring.page.gateway import WsgiGateway
@@ -57,6 +58,7 @@ def page_of(
     api_key: str = "",
     decide: Callable[[ChampionRequest], Awaitable[Promotion]] | None = None,
     trials: Trials | None = None,
+    card: Card | None = None,
     refresh: float = 2.0,
     now: Callable[[], float] = time.time,
 ) -> WsgiGateway:
@@ -71,6 +73,7 @@ def page_of(
         api_key: As for the REST interface; empty for none, and then nobody may decide about the champion.
         decide: Has a decision about the champion carried out, in the event loop.
         trials: Asks the champion's service, in the event loop; without it, there is nothing to try.
+        card: Returns the card of a model's version; without it, none is shown.
         refresh: Seconds between two updates of an open page.
         now: Seconds since 1970.
     """
@@ -91,7 +94,10 @@ def page_of(
         return asyncio.run_coroutine_threadsafe(decided(asked), loop).result()
 
     asking = Asking(trials, loop) if trials is not None else None
-    return WsgiGateway(make_page(read, facts, refresh, carry_out if may_decide else None, asking), api_key)
+    server = make_page(read, facts, refresh, carry_out if may_decide else None, asking)
+    if card is not None:
+        show_cards(server, card)
+    return WsgiGateway(server, api_key)
 
 
 def public_address(uri: str) -> str:

@@ -17,11 +17,11 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sa
 COLORS: dict[str, dict[str, str]] = {
     "light": {
         "ink": "#18222c", "muted": "#54616e", "grid": "#e7ecf0", "line": "#c9d2da", "surface": "#ffffff",
-        "good": "#177245", "warn": "#a15c00", "bad": "#bf2c2c", "shade": "rgba(191,44,44,0.08)",
+        "good": "#177245", "warn": "#a15c00", "bad": "#bf2c2c", "shade": "rgba(191,44,44,0.08)", "band": "rgba(15,98,196,0.10)",
     },
     "dark": {
         "ink": "#e8eef4", "muted": "#a2b0bd", "grid": "#232d37", "line": "#3a4753", "surface": "#151c23",
-        "good": "#4cc38a", "warn": "#f0b04e", "bad": "#ff8078", "shade": "rgba(255,128,120,0.12)",
+        "good": "#4cc38a", "warn": "#f0b04e", "bad": "#ff8078", "shade": "rgba(255,128,120,0.12)", "band": "rgba(98,174,252,0.16)",
     },
 }  # fmt: skip
 SERIES = {

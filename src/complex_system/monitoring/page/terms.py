@@ -29,6 +29,9 @@ TERMS = {
     "Contribution": "A column's Shapley value: its share of the difference between this prediction and the mean prediction of known "
     "records, over all orders in which the columns can become known. It describes the model, and not what causes the target.",
     "Distance": "How far a record is from the nearest known one: above 1, further than 95 % of the known ones are from their nearest.",
+    "90 % interval": "Prediction plus and minus a half width: made to hold 9 of 10 true values of such records.",
+    "Coverage": "Share of the true values that lie within the 90 % intervals of the champion.",
+    "Far records": "Further from the champion's training data than 99 % of these are from each other.",
     "Residual": "Prediction minus true value.",
     "PSI": "Population stability index: how far two sets of values differ in their distribution over the same bins. By convention "
     "below 0.1 is stable and above 0.25 a major change; of few records it is above both by chance.",

@@ -172,10 +172,12 @@ def _find(app: Dash, asking: Asking) -> None:
             found = asking.suggest(asked)
         except ComplexSystemError as error:
             return [no_update, badge("warn", said(error)), no_update]
-        is_reached = any(each.reached for each in found.suggestions)
-        message = "" if is_reached else badge("warn", "No setting reaches the value; these are the nearest.")
-        records = [each.record for each in found.suggestions]
-        return [trial.solutions(inputs, found, list(free)), message, records]
+        message: Any = ""
+        if not any(each.reached for each in found.suggestions):
+            message = badge("warn", "No setting reaches the value; these are the nearest.")
+        elif not found.complete:
+            message = badge("none", f"The search ended after {_SECONDS:g} s; fewer free columns are searched better.")
+        return [trial.solutions(inputs, found, list(free)), message, [each.record for each in found.suggestions]]
 
 
 def _inputs(known: Any) -> ModelInputs | None:

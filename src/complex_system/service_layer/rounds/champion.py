@@ -19,6 +19,7 @@ from complex_system.evaluation.results import Comparison
 from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
+from complex_system.service_layer.rounds.cards import write_cards
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
@@ -105,6 +106,7 @@ class ChampionSelector:
         comparison = request.comparison
         champion, rmse = comparison.champion.ref, comparison.champion.quality.rmse
         url = await self.run_blocking(partial(self.comparisons.log, comparison, request))
+        await self.run_blocking(partial(write_cards, self.registry, self.dataset, comparison))
         try:
             await self.run_blocking(partial(self._promote, comparison))
         except UnknownModelError:

@@ -114,7 +114,7 @@ class LabelledData:
         if stack and keyed is None:
             parts = await asyncio.to_thread(parts.divided, self._dataset.split.by)
         if training is not None and keyed is None:
-            training = await asyncio.to_thread(set_apart, self._dataset, training)
+            training = await asyncio.to_thread(set_apart, self._dataset, training, labelled)
         keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
         suspects = await asyncio.to_thread(targets.found)
         return ToCompare(

@@ -91,6 +91,7 @@ class PredictionEvents:
         return found
 
     def _event(self, result: PredictionResult, shadows: list[ShadowPredictions], distances: list[float]) -> PredictionMade:
+        intervals = result.predictor.intervals if result.predictor else None
         rows = zip_longest(result.batch.head(result.batch.size), result.predictions, distances)
         return PredictionMade(
             service=self._service,
@@ -105,4 +106,5 @@ class PredictionEvents:
             shadows=tuple(shadows),
             origin=result.origin,
             half_width=result.model.half_width_90,
+            calibrated=intervals.units if intervals else 0,
         )

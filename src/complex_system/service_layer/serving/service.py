@@ -178,8 +178,8 @@ class ServingService(TrialHandlers, SystemService):
 
     async def _predict_with(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a request for predictions with something beside them."""
-        records = request.get("records")
-        if not isinstance(records, list) or not request.keys() <= {"records", INTERVAL, WARNINGS}:
+        records, beside = request.get("records"), request.keys() - {"records"}
+        if not isinstance(records, list) or not beside or not beside <= {INTERVAL, WARNINGS}:
             raise InvalidRequestError(
                 f"A list of raw records is expected, or a mapping with 'records' and '{INTERVAL}' or '{WARNINGS}'."
             )

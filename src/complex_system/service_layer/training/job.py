@@ -199,7 +199,7 @@ class TrainingJob:
         self._few = await asyncio.to_thread(few.keyed)
         data = await asyncio.to_thread(collector.training_data)
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
-        return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data)
+        return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data, self._labelled)
 
     async def _tuned(self, trainer: Trainer, data: TrainingData) -> Trainer:
         def look() -> None:

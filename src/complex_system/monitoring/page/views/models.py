@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from dash import html
 from dash.development.base_component import Component
@@ -156,7 +156,7 @@ def _results(reading: Reading, _: Viewer) -> Component | None:
         rmse, mae, r2 = (error(found.rmse), error(found.mae), number(found.r2, 4)) if found else (NONE, NONE, NONE)
         range_ = interval(found.rmse_low, found.rmse_high) if found else ""
         rows.append([
-            html.Span([name, " ", badge("good", "champion") if is_champion else ""]),
+            html.Span([name, " ", badge("good", "champion") if is_champion else "", *_members(model)]),
             *([] if crossed else [framework_of(model)]),
             html.Span([rmse, html.Div(range_, className="detail nowrap")]),
             *([error(model.rmse)] if crossed else []),
@@ -170,12 +170,23 @@ def _results(reading: Reading, _: Viewer) -> Component | None:
     )
 
 
+def _members(model: Quality) -> list[Component]:
+    """Return what a stack is made of, the largest weight first; nothing for another model."""
+    members = sorted(model.members, key=lambda each: -each.weight) if isinstance(model, ComparedModel) else []
+    told = " + ".join(
+        f"{number(each.weight, 2)} {each.model}" + (f" v{each.version}" if each.version else "") for each in members
+    )
+    return [html.Div(told, className="detail")] if told else []
+
+
 def _in_mlflow(model: Quality, reading: Reading) -> Any:
-    """Return a link to the model's version in the registry, which links to its run; empty for a baseline."""
+    """Return links to the model's version in the registry, which links to its run, and to its card; empty for a baseline."""
     if not isinstance(model, ComparedModel):
         return ""
     url = reading.facts.mlflow_url
-    return outside("version", f"{url}/#/models/{quote(model.model)}/versions/{quote(model.version)}" if url else "")
+    version = outside("version", f"{url}/#/models/{quote(model.model)}/versions/{quote(model.version)}" if url else "")
+    card = "/card?" + urlencode({"model": model.model, "version": model.version})
+    return [version, ", ", html.A("card", href=card, target="_blank", title=f"Model card of {model.model} {model.version}")]
 
 
 def _champions_plot(reading: Reading, viewer: Viewer) -> Figure:

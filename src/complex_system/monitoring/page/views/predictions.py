@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from dash import html
 from dash.development.base_component import Component
@@ -34,7 +35,20 @@ from complex_system.monitoring.series import Curve
 from complex_system.protocol.serving import ORIGIN_LABELS
 
 _WAITING = "Waiting for true values:\na prediction is compared with the true value as soon as its record has been measured."
-_TERMS = ("RMSE", "MAE", "Bias", "R²", "Hold-out", "Live predictions", "Own requests", "Probes", "Best possible")
+_TERMS = (
+    "RMSE",
+    "MAE",
+    "Bias",
+    "R²",
+    "Hold-out",
+    "Live predictions",
+    "Own requests",
+    "Probes",
+    "Best possible",
+    "90 % interval",
+    "Coverage",
+    "Far records",
+)
 _SYMBOLS = ("circle", "diamond", "square", "cross", "triangle-up", "x")
 
 
@@ -42,7 +56,7 @@ def skeleton() -> Component:
     """Return the view without content."""
     return html.Div(
         [
-            card("The champion's errors", html.Div(id="predictions-figures"), terms=_TERMS),
+            card("The champion's errors", html.Div(id="predictions-figures"), _downloads(), terms=_TERMS),
             card(
                 "Error over time by model version",
                 plot("predictions-errors", "RMSE over time of each model version beside the best possible", 300),
@@ -61,6 +75,19 @@ def skeleton() -> Component:
     )  # fmt: skip
 
 
+def _downloads() -> Component:
+    """Return links to the period's predictions as files; their addresses follow the period."""
+    links = [
+        html.A(label, id=f"predictions-{form}", className="button", download="")
+        for form, label in (("csv", "CSV"), ("parquet", "Parquet"))
+    ]
+    return html.P(["Predictions of the period beside the true values: ", *links], className="note downloads")
+
+
+def _address(form: str) -> Callable[[Reading, Viewer], str]:
+    return lambda reading, _: f"/api/predictions.{form}?from={reading.begin:.0f}&to={reading.end:.0f}"
+
+
 def _figures(reading: Reading, _: Viewer) -> Component:
     best = [("Best possible RMSE", number(reading.best_possible))] if reading.best_possible is not None else []
     by = {origin: series.predictions(reading.rollups, origin) for origin in ORIGIN_LABELS}
@@ -69,6 +96,7 @@ def _figures(reading: Reading, _: Viewer) -> Component:
         *best,
         (f"Predictions, {reading.period.label}", count(sum(by.values())), f"of all models: {parts}" if parts else ""),
         ("Without true value yet", count(reading.waiting)),
+        *_intervals(reading),
         ("Predictions now", rate(reading.per_second(series.predictions))),
     )
     if reading.champion is None:
@@ -78,6 +106,24 @@ def _figures(reading: Reading, _: Viewer) -> Component:
     nothing = [] if reading.champion_errors else [empty("None of its predictions in this period has a true value yet.")]
     slips = [html.P(text, className="note")] if (text := outliers(reading)) else []
     return html.Div([html.P(title, className="quiet"), table(errors), *nothing, *slips, named])
+
+
+def _intervals(reading: Reading) -> list[tuple[str, str, str]]:
+    """Return the coverage of the champion's intervals and the share of records far from its training data, where they are known."""
+    found: list[tuple[str, str, str]] = []
+    coverage, half = reading.newest("performance/coverage"), _half_width(reading)
+    if coverage is not None and half is not None:
+        width = f"prediction ± {number(half)} in {reading.facts.unit}"
+        of = reading.newest("performance/count")
+        found.append(("Within the 90 % intervals", f"{coverage:.1%}", f"of the newest {count(of)} true values; {width}"))
+    far, compared = reading.newest("data/far"), reading.newest("data/compared")
+    if far is not None and compared is not None:
+        found.append(("Far from the training data", f"{far:.1%}", f"of {count(compared)} predicted records"))
+    return found
+
+
+def _half_width(reading: Reading) -> float | None:
+    return reading.newest("performance/half_width")
 
 
 def error_curves(reading: Reading) -> dict[str, Curve[ErrorSums]]:
@@ -129,7 +175,9 @@ def _scatter(reading: Reading, viewer: Viewer) -> Figure:
     }  # fmt: skip
     unit = reading.facts.unit
     x, y = titled(f"true ({unit})", showgrid=True), titled(f"predicted ({unit})")
-    traces = [*_dots(viewer, reading, truth=True), diagonal]
+    half = _half_width(reading)
+    band = [] if half is None else _band(viewer, ends, [end - half for end in ends], [end + half for end in ends])
+    traces = [*band, *_dots(viewer, reading, truth=True), diagonal]
     return figure(viewer, traces, x, y, keep=f"scatter-{reading.period.key}", hovermode="closest")
 
 
@@ -137,8 +185,17 @@ def _residuals(reading: Reading, viewer: Viewer) -> Figure:
     if not reading.pairs:
         return waiting(viewer, _WAITING)
     y = titled(f"prediction − true ({reading.facts.unit})", rangemode="normal")
-    dots = _dots(viewer, reading, truth=False)
-    return over_time(viewer, reading, dots, y, keep="residuals", marks=[threshold(viewer, 0.0, "")], hovermode="closest")
+    half, ends = _half_width(reading), [viewer.clock.axis(at) for at in (reading.begin, reading.end)]
+    band = [] if half is None else _band(viewer, ends, [-half] * 2, [half] * 2)
+    traces = [*band, *_dots(viewer, reading, truth=False)]
+    return over_time(viewer, reading, traces, y, keep="residuals", marks=[threshold(viewer, 0.0, "")], hovermode="closest")
+
+
+def _band(viewer: Viewer, x: Sequence[Any], low: Sequence[float], high: Sequence[float]) -> list[Figure]:
+    """Return the band of the champion's 90 % intervals, drawn below the dots."""
+    edge = {"type": "scatter", "mode": "lines", "x": list(x), "hoverinfo": "skip", "line": {"width": 0}}
+    name, fill = "champion's 90 % interval", {"fill": "tonexty", "fillcolor": COLORS[viewer.theme]["band"]}
+    return [{**edge, "y": list(low), "showlegend": False}, {**edge, "y": list(high), "name": name, **fill}]
 
 
 def _dots(viewer: Viewer, reading: Reading, *, truth: bool) -> list[Figure]:
@@ -188,6 +245,8 @@ def _groups(reading: Reading, viewer: Viewer) -> Figure:
 
 PARTS = {
     "predictions-figures": ("children", _figures),
+    "predictions-csv": ("href", _address("csv")),
+    "predictions-parquet": ("href", _address("parquet")),
     "predictions-errors": ("figure", _errors),
     "predictions-scatter": ("figure", _scatter),
     "predictions-residuals": ("figure", _residuals),
