@@ -162,7 +162,9 @@ class Settings(BaseSettings):
     patience: int = Field(
         20, ge=1, description="Epochs without a better validation error that end a training, from the 20th on"
     )
-    learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
+    learning_rate: float = Field(
+        0.001, gt=0, description="Learning rate of Adam for hidden layers of 64 units; narrower ones learn faster"
+    )
     network_batch: int = Field(64, ge=1, description="Batch size of the neural networks")
     boosting_rounds: int = Field(2000, ge=1, description="Maximum number of boosting rounds of LightGBM")
     lightgbm_trials: int = Field(
