@@ -36,6 +36,7 @@ PROGRAMS = {
     "bulk": "Serving",
     **{f"validity.{section}": "Validity" for section in SECTIONS},
     "quality": "Quality of the models",
+    "intervals": "Quality of the models",
 }
 """The programs with the part of the page that they belong to, in its order."""
 DOCS = Path(__file__).parents[1] / "docs"

@@ -19,7 +19,7 @@ from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Action, Alert
-from complex_system.protocol.serving import PredictedRecord
+from complex_system.protocol.serving import PredictedRecord, PredictionMade
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 
 DAY = 24 * HOUR
@@ -208,7 +208,13 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
     pipeline = Pipeline(dataset)
     reference = Reference.of(dataset, np.asarray(pipeline.features(training)), pa.Table.from_pylist(training))
     monitor.reference = reference
-    predicted = [PredictedRecord(id=None, record=record, prediction=0.0) for record in live]
+    predicted = [
+        PredictedRecord(id=None, record=record, prediction=0.0, distance=1.4 if i % 70 == 3 else 0.6)
+        for i, record in enumerate(live)
+    ]
+    monitor._coverage.told(
+        PredictionMade(service="ml_serving_mlflow", model="lab-pytorch", version="5", half_width=24.3, calibrated=900)
+    )
     monitor._live.add(now, predicted[:380], "live")
     monitor._live.add(now, predicted[380:], "probe")
     for pair in list(monitor.history.samples(now - HOUR, now)):
