@@ -11,8 +11,7 @@ import msgspec
 
 from complex_system.errors import UnknownModelError
 from complex_system.protocol.promotion import ChampionDecision
-from complex_system.tracking.connection import is_refusal, translated
-from complex_system.tracking.mlflow import log_files
+from complex_system.tracking.connection import is_refusal, log_files, translated
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 CANDIDATE = "candidate"
