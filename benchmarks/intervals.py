@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ class Method:
     fit: Callable[[TrainingData], Fit]
     sources: tuple[Any, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Digest of the sources."""
+        """Digest of the sources when this process began: they may change while it runs."""
         found = hashlib.sha256()
         for module in (conformal, cross_validation, *self.sources):
             found.update(Path(str(module.__file__)).read_bytes())
