@@ -162,7 +162,9 @@ class Settings(BaseSettings):
     patience: int = Field(
         20, ge=1, description="Epochs without a better validation error that end a training, from the 20th on"
     )
-    learning_rate: float = Field(0.001, gt=0, description="Learning rate of the neural networks (Adam)")
+    learning_rate: float = Field(
+        0.001, gt=0, description="Learning rate of Adam for hidden layers of 64 units; narrower ones learn faster"
+    )
     network_batch: int = Field(64, ge=1, description="Batch size of the neural networks")
     boosting_rounds: int = Field(2000, ge=1, description="Maximum number of boosting rounds of LightGBM")
     lightgbm_trials: int = Field(
@@ -250,6 +252,10 @@ class Settings(BaseSettings):
     )
     monitoring_days: float = Field(90.0, gt=1, description="Days that monitoring keeps its history")
     monitoring_mlflow_days: int = Field(7, ge=1, description="Days that MLflow keeps the metrics of monitoring")
+    predictions_days: float = Field(30.0, gt=0, description="Days that served predictions are kept for export")
+    predictions_rows: int = Field(
+        2_000_000, ge=0, description="Served predictions that are kept for export, about, the newest; 0 for none"
+    )
     monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its true value")
     silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service counts as silent")
 

@@ -29,7 +29,7 @@ from trainings import network_from_state
 # TensorFlow and its helpers warn while they are imported, of things that are not ours to change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-QUALITY = 15.1
+QUALITY = 14.7
 """Largest RMSE on the hold-out part after a training on the default 10,000 records."""
 QUICK = TrainingParameters(seed=3, epochs=8, boosting_rounds=25)
 
@@ -479,5 +479,20 @@ class TestTensorFlow(TrainerContract):
 
         return TensorFlowTrainer
 
-    def test_the_network_is_the_blueprints(self, trained: TrainedModel) -> None:
-        assert [tuple(w.shape) for w in trained.native.get_weights() if w.ndim == 2] == [(15, 64), (64, 64), (64, 1)]
+    def test_the_members_are_trained_in_one_graph_with_a_linear_path(self, trained: TrainedModel) -> None:
+        assert trained.parameters["members"] == 4
+        shapes = [tuple(weight.shape) for weight in trained.native.get_layer("members").trainable_variables]
+        assert sorted(shapes) == sorted([(15, 128), (128,), (4, 32, 32), (4, 32), (4, 32), (4,), (15, 4)])
+
+    def test_a_model_of_an_earlier_release_that_waits_in_the_outbox_is_restored(
+        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
+    ) -> None:
+        import keras
+
+        from complex_system.training.tensorflow import TensorFlowModel
+
+        layers = [keras.layers.Dense(64, "relu"), keras.layers.Dense(64, "relu"), keras.layers.Dense(1)]
+        scaled = [keras.layers.Rescaling([0.5] * 15, [0.1] * 15), *layers, keras.layers.Rescaling(2.0, 1.0)]
+        model = TensorFlowModel(small[0].feature_names, {}, [], 1, keras.Sequential([keras.Input((15,)), *scaled]))
+        again = kind().restored(model.saved(), model.feature_names, {}, [], 1)
+        np.testing.assert_array_equal(again.predict(small[1].x), model.predict(small[1].x))

@@ -30,6 +30,7 @@ from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonito
 from monitoring_page.browser import PATIENCE, PHONE, WIDE, browser, page_over, tab_at
 from monitoring_page.history import make_monitor
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
+from monitoring_page.trials import lab_trials
 from support import TesterService, eventually, running
 
 NOTHING_AWAITED = "() => !document.querySelector('main').innerText.includes('aiting for')"
@@ -65,7 +66,7 @@ def days() -> Monitor:
 
 @pytest.mark.long
 async def test_every_view_shows_days_of_history_in_light_and_dark(days: Monitor, chromium: Browser) -> None:
-    async with page_over(days) as url:
+    async with page_over(days, trials=await lab_trials()) as url:
         for scheme in ("light", "dark"):
             async with tab_at(chromium, url, color_scheme=scheme) as (tab, _):
                 assert await tab.evaluate("document.documentElement.dataset.theme") == scheme

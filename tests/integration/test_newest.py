@@ -199,7 +199,10 @@ class TestWithADeclaredTime:
         reference = Reference.decoded(encoded)
         assert 0 < decode_sample(files[SAMPLE_FILE]).num_rows <= SAMPLE_RECORDS
         assert reference.density == pytest.approx(len(parts[0]) / 1500)
-        assert reference.raw["x"].samples == len(parts[0])
+        assert compared.training.calibration is not None, (
+            "set apart of the training part, whose records describe what is known"
+        )
+        assert reference.raw["x"].samples == len(parts[0]) + len(compared.training.calibration)
         recent = await data.to_compare(2000, begin - 100 * 24 * HOUR, train=500)
         assert recent.training is not None
         assert len(recent.training.train) > 0.9 * 0.7 * recent.labelled, "the share is that of what is newer"

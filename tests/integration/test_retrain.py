@@ -34,7 +34,7 @@ from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regre
     MlTensorflowRegressionMlflowService,
 )
 from models import linear_onnx, register_onnx
-from support import Ear, TesterService, running
+from support import Ear, TesterService, eventually, running
 from training_rounds import fill
 
 pytestmark = [
@@ -47,14 +47,15 @@ LOADED = 240.0
 
 @pytest.fixture
 def fields() -> dict[str, Any]:
-    return {"epochs": 4, "boosting_rounds": 60, "on_conflict": "replace"}
+    return {"epochs": 4, "boosting_rounds": 60, "on_conflict": "replace", "lightgbm_trials": 4}
 
 
-async def trained(service: type[TrainerService], settings: Settings, ear: Ear, dataset: Dataset | None = None) -> str:
+async def trained(service: type[TrainerService], settings: Settings, ear: Ear, round_id: str = "one") -> str:
     """Trains a model and returns its run."""
-    async with running(service, settings, dataset):
-        await ear.ask_trainers(round="one", trainers=[service.trainer_name])
-        outcome = await ear.outcome("one", LOADED)
+    async with running(service, settings) as trainer:
+        await eventually(lambda: trainer.has_trained or round_id == "one")
+        await ear.ask_trainers(round=round_id, trainers=[service.trainer_name])
+        outcome = await ear.outcome(round_id, LOADED)
         assert outcome.status == "finished", outcome
     return outcome.run_id
 
@@ -74,6 +75,7 @@ async def refused(tester: TesterService, settings: Settings, run: str) -> str:
 def artifacts(settings: Settings, run: str, folder: Path) -> dict[str, bytes]:
     from mlflow import MlflowClient
 
+    folder.mkdir(exist_ok=True)
     path = Path(MlflowClient(settings.mlflow_tracking_uri).download_artifacts(run, TRAINING, str(folder)))
     return {each.name: each.read_bytes() for each in path.iterdir()}
 
@@ -160,6 +162,12 @@ async def test_the_command_trains_again_and_refuses_a_training_set_that_was_chan
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
     assert out.decode().splitlines()[-1].startswith("The same model, bit for bit: SHA-256 ")
+
+    # What a search has found in the second round is used again.
+    second = await trained(MlLightgbmRegressionMlflowService, settings, ear, "two")
+    described, _ = read_training_set(artifacts(settings, second, tmp_path / "two"))
+    assert described.searched["trials"] == 4
+    assert (await repeated(tester, settings, second))[-1] == f"The same model, bit for bit: SHA-256 {described.model}."
 
     content = json.loads(artifacts(settings, run, tmp_path)[TRAINING_SET])
     content["trainer"] = "os:system"

@@ -16,7 +16,9 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.errors import TrackingUnavailableError
 from complex_system.pipeline.pipeline import FEW_RECORDS
 from complex_system.serving.engine import Limits
-from models import ManyModels, rest_server
+from complex_system.tracking.model_files import SAMPLE_FILE
+from models import ManyModels, quick_files, rest_server
+from trainings import quick_sample
 
 DATASET = Dataset.load()
 GOOD = {"material_id": "00000000", "rohwert_1_labormessung": 3}
@@ -27,7 +29,7 @@ LIMITS = Limits(body_bytes=2_000_000, records=500)
 def source_of(*names: str) -> ManyModels:
     source = ManyModels(DATASET)
     for number, name in enumerate(names or ("lab-lightgbm",)):
-        source.publish(name, float(number), champion=not number)
+        source.publish(name, float(number), champion=not number, files={**quick_files(), SAMPLE_FILE: quick_sample()})
     return source
 
 

@@ -81,6 +81,7 @@ async def test_a_value_that_no_setting_reaches_is_not_said_to_be_reached(client:
     answer = await found(client, goal="value", value=10_000.0, count=1)
     assert [each["reached"] for each in answer["suggestions"]] == [False]
     assert answer["suggestions"][0]["prediction"] == pytest.approx(highest, rel=0.02)
+    assert len((await found(client, goal="value", value=-1e300, count=2))["suggestions"]) == 2
 
 
 async def test_the_same_seed_finds_the_same_and_another_one_as_good_ones(client: httpx.AsyncClient) -> None:

@@ -15,6 +15,7 @@ from complex_system.training.network import (
     Epoch,
     Pace,
     Scaling,
+    learning_rate,
     members_for,
     train_epochs,
     winsorized,
@@ -77,6 +78,11 @@ def test_the_average_is_over_nine_epochs_of_steps_and_forgets_the_start() -> Non
 
 def test_an_ensemble_is_for_data_that_scatter() -> None:
     assert [members_for(samples) for samples in (10, 19_999, 20_000)] == [4, 4, 1]
+
+
+def test_narrow_layers_learn_faster() -> None:
+    rates = [learning_rate(TrainingParameters(learning_rate=0.001), units) for units in (64, 32, 10, 128)]
+    assert rates == [0.001, 0.002, 0.004, 0.0005]
 
 
 def _course(losses: list[float], patience: int) -> Course[int]:

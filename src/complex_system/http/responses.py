@@ -24,6 +24,7 @@ HTTP_STATUS = {
     "no_model": 503,
     "model_refused": 503,
     "nobody_listens": 503,
+    "store_unavailable": 503,
     "busy": 503,
     "not_holder": 503,
     "tracking_unavailable": 503,

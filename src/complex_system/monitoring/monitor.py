@@ -24,6 +24,7 @@ from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.joining import PredictionJoin
 from complex_system.monitoring.performance import KeptWindows, ModelWindows, ServedMetrics, WindowPair
 from complex_system.monitoring.points import Figure, Figures
+from complex_system.monitoring.prediction_log import PredictionLog
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.services import KnownServices, ServiceBook
 from complex_system.pipeline.pipeline import Pipeline
@@ -52,6 +53,7 @@ class Monitor:
         history: Roll-ups, samples, champions, alerts.
         services: Services and their replicas.
         join: Predictions and truths.
+        log: Every prediction, for those who export them.
         windows: Moving windows by model.
         flow: Record counts.
         reference: What the champion was trained on; None until it is there.
@@ -73,6 +75,7 @@ class Monitor:
         *,
         silent_after: float = 8.0,
         services: Collection[str] | None = None,
+        log: PredictionLog | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -84,6 +87,7 @@ class Monitor:
             history: Where everything is recorded.
             silent_after: Seconds without a heartbeat after which a service is silent.
             services: Names of the services whose heartbeats count; None for all.
+            log: Keeps every prediction; none is kept by default.
             monotonic: Monotonic seconds.
             now: Seconds since 1970, by the clock whose times the history has.
         """
@@ -91,6 +95,7 @@ class Monitor:
         self.history = history
         self.services = ServiceBook(silent_after, monotonic, services, now)
         self.join = PredictionJoin(self._joined)
+        self.log = log or PredictionLog(days=1, rows=0)
         self.windows = ModelWindows(window, monotonic)
         self.flow = RecordFlow()
         self.reference: Reference | None = None
@@ -142,6 +147,7 @@ class Monitor:
         """Record predictions; return whether their service answers with another model than before."""
         by, at = Served(event.service, event.model, event.version, origin=event.origin), self._now()
         changed = self._answered(at, by, event.milliseconds, event.predictions, [e.prediction for e in event.predictions])
+        self.log.add(at, by, [(each, self._warning(each)) for each in event.predictions], event.half_width)
         self._coverage.told(event)
         if event.pipeline_version == self.dataset.version:
             self._live.add(at, event.predictions, event.origin)
@@ -307,6 +313,14 @@ class Monitor:
         change = self._watch.joined(pair, self._reference_of(pair.served))
         if change is not None:
             self.history.state("changes", change.noticed, Changes(changes=self.changes))
+
+    def _warning(self, each: PredictedRecord) -> str:
+        lenient = self._pipeline.lenient
+        found = [
+            f"{column.name} is outside of its range" for column in lenient if column.is_outside(each.record.get(column.name))
+        ]
+        far = ["far from the training data"] if each.distance is not None and each.distance > 1.0 else []
+        return "; ".join([*found, *far])
 
     def _group_of(self, record: Record) -> str:
         if self._group is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,17 +16,27 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.responses import StreamingResponse
 from typing_extensions import override
 
-from complex_system.errors import ComplexSystemError, InvalidRequestError, UnauthorizedError
+from complex_system.errors import (
+    BusyError,
+    ComplexSystemError,
+    InvalidRequestError,
+    NobodyListensError,
+    ReplyTimeoutError,
+    StoreUnavailableError,
+    UnauthorizedError,
+)
 from complex_system.http.auth import ApiKey
 from complex_system.http.login import Login
 from complex_system.http.responses import error_response
 from complex_system.monitoring import series, views
 from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
-from complex_system.monitoring.history import MINUTES_KEPT, Pair
+from complex_system.monitoring.history import MINUTES_KEPT, Documents, Pair
 from complex_system.monitoring.monitor import CHAMPIONS_SERVICE, Monitor
 from complex_system.monitoring.points import Figure, Figures
+from complex_system.monitoring.prediction_export import MEDIA_TYPES, Format, exported
 from complex_system.monitoring.series import Curve
 
 DEFAULT_PERIOD = 3600.0
@@ -35,6 +45,8 @@ MAX_POINTS = 300
 """Points of a curve."""
 MAX_PAIRS = 2000
 """Pairs of a sample for a scatter plot."""
+EXPORTS = 2
+"""Exports of predictions at the same time."""
 MAX_NAME = 500
 """Characters of a figure's name in a request; parsed names are kept."""
 JSON = "application/json"
@@ -43,16 +55,20 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 S = TypeVar("S", ErrorSums, LatencySums)
 
 
-def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = lambda: True) -> FastAPI:
+def make_app(
+    monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = lambda: True, documents: Documents | None = None
+) -> FastAPI:
     """Return the application; others may add routes, such as the page.
 
     ``GET /api/overview``, ``/api/models``, ``/api/data``, ``/api/alerts``; ``/api/predictions``, ``/api/system`` and
-    ``/api/metric?name=`` with ``from`` and ``to`` in seconds since 1970 (the last hour without them); ``/metrics``; ``/health``.
+    ``/api/metric?name=`` with ``from`` and ``to`` in seconds since 1970 (the last hour without them); ``/api/predictions.csv`` and
+    ``.parquet``, likewise, with ``model`` and ``version``; ``/metrics``; ``/health``.
 
     Args:
         monitor: What is shown. It belongs to the event loop, so views are made there; they take milliseconds.
         api_key: What clients must know (:class:`ApiKey`), but for ``/health``; a browser logs in at ``/login``. Empty for none.
         ready: What ``/health`` says.
+        documents: Where predictions are kept; without it, they cannot be exported.
     """
     app = FastAPI(title="Monitoring", docs_url=None, redoc_url=None, openapi_url=None)
     key = ApiKey(api_key)
@@ -76,6 +92,24 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     add("/api/system", lambda request: system(monitor, *period_of(request, monitor.now)))
     add("/api/metric", lambda request: metric(monitor, _figure_of(request), *period_of(request, monitor.now)))
 
+    exports = asyncio.Semaphore(EXPORTS)
+
+    def add_export(form: Format) -> None:
+        async def endpoint(request: Request) -> Response:
+            try:
+                key.require(request.headers)
+                start, end = period_of(request, monitor.now)
+                model, version = (request.query_params.get(name, "") for name in ("model", "version"))
+                parts = exported(monitor.log, stored(documents), form, start, end, model=model, version=version)
+                return await streamed(parts, exports, MEDIA_TYPES[form], f"predictions-{monitor.dataset.name}.{form}")
+            except ComplexSystemError as error:
+                return error_response(error)
+
+        app.router.add_route(f"/api/predictions.{form}", endpoint, methods=["GET"])
+
+    add_export("csv")
+    add_export("parquet")
+
     async def metrics(request: Request) -> Response:
         try:
             key.require(request.headers)
@@ -92,6 +126,55 @@ def make_app(monitor: Monitor, api_key: str = "", ready: Callable[[], bool] = la
     if key:
         app.router.routes.extend(Login(key, f"Monitoring of {monitor.dataset.name}").routes)
     return app
+
+
+def stored(documents: Documents | None) -> Documents:
+    """Return where predictions are kept.
+
+    Raises:
+        StoreUnavailableError: They are not.
+    """
+    if documents is None:
+        raise StoreUnavailableError("No database keeps predictions here.")
+    return documents
+
+
+async def streamed(parts: AsyncGenerator[bytes], places: asyncio.Semaphore, media_type: str, name: str) -> Response:
+    """Return a response that is sent as its parts are made; the first of them is made before.
+
+    Args:
+        parts: The body.
+        places: How many responses may be made at the same time.
+        media_type: Of the body.
+        name: Of the file that a browser saves.
+
+    Raises:
+        BusyError: All places are taken.
+        StoreUnavailableError: The database does not answer.
+    """
+    if places.locked():
+        raise BusyError("Other exports of predictions are running; try again when one has ended.")
+    await places.acquire()
+    try:
+        first = await anext(parts)
+    except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
+        places.release()
+        raise StoreUnavailableError(f"The predictions cannot be read, try again later. {error.message}") from error
+    except BaseException:
+        places.release()
+        raise
+
+    async def body() -> AsyncIterator[bytes]:
+        try:
+            yield first
+            async for part in parts:
+                yield part
+        finally:
+            await parts.aclose()
+            places.release()
+
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(body(), media_type=media_type, headers=headers)
 
 
 def period_of(request: Request, now: float) -> tuple[float, float]:

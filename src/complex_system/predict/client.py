@@ -1,13 +1,13 @@
-"""A serving service, found on this machine or by its address, and asked over REST by a program outside its deployment."""
+"""A service with a REST interface, found on this machine or by its address, and asked by a program outside its deployment."""
 
 from __future__ import annotations
 
 import http.client
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,12 +27,17 @@ from complex_system.local.folder import is_running
 from complex_system.local.plan import API_KEY_FILE
 from complex_system.settings import Settings
 
+T = TypeVar("T")
+
 SERVICES = ("ml_serving_mlflow", "ml_serving")
-"""The services that answer, the first that a deployment has."""
+"""The services that predict, the first that a deployment has."""
+MONITORING = ("ml_monitoring",)
+"""The service that has the predictions of the past."""
 
 _SECONDS = 120.0
 _KEY = "X-API-Key"
 _SHOWN = 300
+_CHUNK = 1 << 20
 
 
 class PredictError(ComplexSystemError):
@@ -43,7 +48,7 @@ class PredictError(ComplexSystemError):
 
 @dataclass(frozen=True)
 class Service:
-    """A serving service, and the key of its REST interface where it has one."""
+    """A service, and the key of its REST interface where it has one."""
 
     url: str
     api_key: str = ""
@@ -57,12 +62,13 @@ class _Status(msgspec.Struct):
     services: dict[str, _RunningService]
 
 
-def running_service(runs: Mapping[str, Path], api_key: str = "") -> Service | None:
-    """Return the serving service of the deployment that runs on this machine; None where none does.
+def running_service(runs: Mapping[str, Path], api_key: str = "", services: tuple[str, ...] = SERVICES) -> Service | None:
+    """Return a service of the deployment that runs on this machine; None where none does.
 
     Args:
         runs: Folders of local runs by deployment.
         api_key: The key to use; by default the one that a locked run keeps in its folder.
+        services: Which service, the first that the deployment has.
 
     Raises:
         StartError: Several run.
@@ -75,15 +81,15 @@ def running_service(runs: Mapping[str, Path], api_key: str = "") -> Service | No
             status = msgspec.json.decode((folder / "status.json").read_bytes(), type=_Status)
         except (OSError, msgspec.MsgspecError) as error:
             raise StartError(f"'{name}' is starting: {folder / 'status.json'} does not say yet where it serves.") from error
-        urls = [status.services[service].url for service in SERVICES if service in status.services]
+        urls = [status.services[service].url for service in services if service in status.services]
         if not any(urls):
-            raise StartError(f"'{name}' runs and has no serving service ({', '.join(SERVICES)}); name one with --url.")
+            raise StartError(f"'{name}' runs without {' or '.join(services)}; name one with --url.")
         kept = folder / API_KEY_FILE
         return Service(next(filter(None, urls)), api_key or (kept.read_text("utf-8").strip() if kept.is_file() else ""))
     return None
 
 
-def service_of(environment: Mapping[str, str]) -> Service:
+def service_of(environment: Mapping[str, str], services: tuple[str, ...] = SERVICES) -> Service:
     """Return the service that containers publish on this machine, by a deployment's variables.
 
     Raises:
@@ -93,7 +99,8 @@ def service_of(environment: Mapping[str, str]) -> Service:
         settings = Settings.of(environment)
     except ValidationError as error:
         raise StartError(f"The settings are not valid: {error}") from error
-    return Service(f"http://127.0.0.1:{settings.serving_mlflow_port}", settings.api_key)
+    port = settings.monitoring_port if services == MONITORING else settings.serving_mlflow_port
+    return Service(f"http://127.0.0.1:{port}", settings.api_key)
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -141,15 +148,16 @@ class _Failure(msgspec.Struct):
 
 
 class RestClient:
-    """Asks one serving service, over a connection that is kept open."""
+    """Asks one service, over a connection that is kept open."""
 
-    def __init__(self, url: str, api_key: str = "", ca: Path | None = None) -> None:
+    def __init__(self, url: str, api_key: str = "", ca: Path | None = None, kind: str = "serving service") -> None:
         """Make a client; it connects with its first request.
 
         Args:
             url: Address of the service, such as http://127.0.0.1:8001.
             api_key: The key of its REST interface; empty where it asks for none.
             ca: Certificates that its own must be signed by; the system's by default.
+            kind: What is asked, for messages.
 
         Raises:
             PredictError: The address or the certificates cannot be used.
@@ -162,6 +170,7 @@ class RestClient:
         if not host or parts.scheme not in ("http", "https"):
             raise PredictError(f"--url takes an address such as http://127.0.0.1:8001, not '{url}'.")
         self.url = url.rstrip("/")
+        self._kind = kind
         self._path = parts.path.rstrip("/")
         self._headers = {"Content-Type": "application/json", **({_KEY: api_key} if api_key else {})}
         if parts.scheme == "http":
@@ -195,14 +204,37 @@ class RestClient:
             raise PredictError(f"{self.url} answered {len(answer.predictions)} predictions for {len(records)} records.")
         return answer
 
+    def download(self, path: str, target: BinaryIO) -> int:
+        """Copy the content of a path to a file, part by part; return the number of bytes.
+
+        Raises:
+            PredictError: The service does not answer, refuses, or ends before all is sent.
+        """
+        response = self._exchanged("GET", path, None, lambda response: response)
+        if response.status != 200:
+            self._refused(path, response.status, response.read())
+        count = 0
+        try:
+            while part := response.read(_CHUNK):
+                count += target.write(part)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise PredictError(
+                f"{self.url} ended before all was sent; its log says why, such as a database that is away."
+            ) from error
+        return count
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
     def _asked(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        status, content = self._exchanged(method, path, body)
-        if status == 200:
-            return content
+        status, content = self._exchanged(method, path, body, lambda response: (response.status, response.read()))
+        if status != 200:
+            self._refused(path, status, content)
+        return content
+
+    def _refused(self, path: str, status: int, content: bytes) -> NoReturn:
         try:
             error = msgspec.json.decode(content, type=_Failure).error
         except msgspec.MsgspecError:
@@ -216,16 +248,15 @@ class RestClient:
             raise UnauthorizedError(
                 f"{self.url} asks for its API key: name its --deployment, or set COMPLEX_SYSTEM_API_KEY in the environment."
             )
-        hint = " Is it a serving service of this release?" if status == 404 else ""
+        hint = f" Is it a {self._kind} of this release?" if status == 404 else ""
         raise PredictError(f"{self.url}{path} answered {status}: {error.message}{hint}")
 
-    def _exchanged(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        """Send a request; once more where the server has closed a connection that it kept open."""
+    def _exchanged(self, method: str, path: str, body: bytes | None, take: Callable[[http.client.HTTPResponse], T]) -> T:
+        """Send a request and take its response; once more where the server has closed a connection that it kept open."""
         for is_reused in (self._connection.sock is not None, False):
             try:
                 self._connection.request(method, self._path + path, body, self._headers)
-                response = self._connection.getresponse()
-                return response.status, response.read()
+                return take(self._connection.getresponse())
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 if is_reused and not isinstance(error, TimeoutError):
@@ -234,11 +265,11 @@ class RestClient:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     reason = f"{error.verify_message}; --ca names the certificate of the authority that signed its own"
                 advice = "Start one (`fiot run mongo`), or name its address with --url."
-                raise PredictError(f"No serving service answers at {self.url}: {reason}. {advice}") from error
+                raise PredictError(f"No {self._kind} answers at {self.url}: {reason}. {advice}") from error
         raise AssertionError
 
     def _decoded(self, content: bytes, kind: Any) -> Any:
         try:
             return msgspec.json.decode(content, type=kind)
         except msgspec.MsgspecError as error:
-            raise PredictError(f"{self.url} answered something else than a serving service: {error}.") from error
+            raise PredictError(f"{self.url} answered something else than a {self._kind}: {error}.") from error

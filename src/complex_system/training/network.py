@@ -36,8 +36,10 @@ MEMBERS = 4
 """Networks of an ensemble, each from a random start of its own: their mean scatters less than they do."""
 ONE_MEMBER_FROM = 20_000
 """Training samples from which one network takes the place of an ensemble: it scatters little there, and a training costs more."""
-ENSEMBLE_HIDDEN = 64
-"""Units of each of the two hidden layers of a member."""
+RATED_UNITS = 64
+"""Units of a hidden layer that the learning rate of the settings is for."""
+MAX_RATE_FACTOR = 4.0
+"""By how much the learning rate of narrower layers is higher, at most."""
 WARM_UP = 20
 """Epochs before patience counts: the average of the weights comes later than the weights."""
 MIN_IMPROVEMENT = 0.001
@@ -160,11 +162,24 @@ def members_for(samples: int) -> int:
     return 1 if samples >= ONE_MEMBER_FROM else MEMBERS
 
 
-def network_parameters(parameters: TrainingParameters, loss: Loss, pace: Pace, **others: Parameter) -> dict[str, Parameter]:
-    """Return what is logged of a network's training; ``others`` are its architecture and parameters of the framework."""
+def learning_rate(parameters: TrainingParameters, units: int) -> float:
+    """Return Adam's learning rate for hidden layers of so many units: in inverse proportion to the width.
+
+    Yang et al., Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer, NeurIPS 2021.
+    """
+    return parameters.learning_rate * min(MAX_RATE_FACTOR, RATED_UNITS / units)
+
+
+def network_parameters(
+    parameters: TrainingParameters, loss: Loss, pace: Pace, units: int, **others: Parameter
+) -> dict[str, Parameter]:
+    """Return what is logged of a network's training; ``others`` are its architecture and parameters of the framework.
+
+    ``units`` are those of a hidden layer.
+    """
     return {
         "activation": "relu", "optimizer": "adam", "loss": _LOSSES[loss],
-        "learning_rate": parameters.learning_rate, **others, "weight_averaging": pace.averaging, "epochs": parameters.epochs,
+        "learning_rate": learning_rate(parameters, units), **others, "weight_averaging": pace.averaging, "epochs": parameters.epochs,
         "patience": parameters.patience, "batch_size": pace.batch, "passes": pace.passes, "seed": parameters.seed,
     }  # fmt: skip
 

@@ -22,10 +22,10 @@ from complex_system.training.base import Parameter, Progress, ProgressCallback, 
 from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.network import (
     CLIP,
-    ENSEMBLE_HIDDEN,
     Epoch,
     Pace,
     Scaling,
+    learning_rate,
     members_for,
     network_parameters,
     quantiles,
@@ -34,6 +34,9 @@ from complex_system.training.network import (
 from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
 
 HIDDEN = 10
+"""Units of a hidden layer of ``DemonstratorNeuralNet``."""
+MEMBER_HIDDEN = 64
+"""Units of a hidden layer of a member of ``PiecewiseNeuralNet``."""
 MAX_BINS = 10
 """Bins of a feature, at most."""
 MIN_BIN_SAMPLES = 20
@@ -52,6 +55,9 @@ class ScaledNetwork(nn.Module):
             may return more than one for each, side by side, which are trained alike.
         about: What is logged of the architecture.
     """
+
+    hidden: ClassVar[int]
+    """Units of a hidden layer."""
 
     layers: nn.Module
     about: dict[str, Parameter]
@@ -84,6 +90,8 @@ class ScaledNetwork(nn.Module):
 
 class DemonstratorNeuralNet(ScaledNetwork):
     """The blueprint's network, input-10-10-output with ReLU."""
+
+    hidden: ClassVar[int] = HIDDEN
 
     def __init__(self, input_dim: int, output_dim: int = 1) -> None:
         layers = nn.Sequential(
@@ -139,17 +147,17 @@ class Ensemble(nn.Module):
     def __init__(self, width: int, members: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, members)
-        self.first = nn.Linear(width, members * ENSEMBLE_HIDDEN)
-        self.second = nn.Parameter(torch.empty(members, ENSEMBLE_HIDDEN, ENSEMBLE_HIDDEN))
-        self.second_bias = nn.Parameter(torch.zeros(members, 1, ENSEMBLE_HIDDEN))
-        self.last = nn.Parameter(torch.empty(members, ENSEMBLE_HIDDEN, 1))
+        self.first = nn.Linear(width, members * MEMBER_HIDDEN)
+        self.second = nn.Parameter(torch.empty(members, MEMBER_HIDDEN, MEMBER_HIDDEN))
+        self.second_bias = nn.Parameter(torch.zeros(members, 1, MEMBER_HIDDEN))
+        self.last = nn.Parameter(torch.empty(members, MEMBER_HIDDEN, 1))
         nn.init.zeros_(self.linear.weight)
         for weights in (self.second, self.last):
-            nn.init.uniform_(weights, -(ENSEMBLE_HIDDEN**-0.5), ENSEMBLE_HIDDEN**-0.5)
+            nn.init.uniform_(weights, -(MEMBER_HIDDEN**-0.5), MEMBER_HIDDEN**-0.5)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return predictions of ``inputs`` of shape (n, width)."""
-        hidden = torch.relu(self.first(inputs)).reshape(-1, len(self.last), ENSEMBLE_HIDDEN).transpose(0, 1)
+        hidden = torch.relu(self.first(inputs)).reshape(-1, len(self.last), MEMBER_HIDDEN).transpose(0, 1)
         hidden = torch.relu(torch.bmm(hidden, self.second) + self.second_bias)
         members: Tensor = torch.bmm(hidden, self.last).squeeze(2).T + self.linear(inputs)
         return members if self.training else members.mean(dim=1, keepdim=True)
@@ -158,10 +166,12 @@ class Ensemble(nn.Module):
 class PiecewiseNeuralNet(ScaledNetwork):
     """An ensemble on piecewise-linear encodings: unlike a plain network it bends where the data are, as trees do."""
 
+    hidden: ClassVar[int] = MEMBER_HIDDEN
+
     def __init__(self, input_dim: int, encoding: PiecewiseEncoding, members: int) -> None:
         bins = len(encoding.slope)
         super().__init__(nn.Sequential(encoding, Ensemble(input_dim + bins, members)), input_dim)
-        layers = f"{input_dim + bins}-{ENSEMBLE_HIDDEN}-{ENSEMBLE_HIDDEN}-1"
+        layers = f"{input_dim + bins}-{MEMBER_HIDDEN}-{MEMBER_HIDDEN}-1"
         self.about = {"layers": layers, "bins": bins, "members": members}
 
 
@@ -224,7 +234,8 @@ class PyTorchTrainer(Trainer):
             course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         network.layers.load_state_dict(course.best_weights)
         network.eval()
-        parameters = network_parameters(self.parameters, data.loss, epochs.pace, weight_decay=WEIGHT_DECAY, **network.about)
+        about = {"weight_decay": WEIGHT_DECAY, **network.about}
+        parameters = network_parameters(self.parameters, data.loss, epochs.pace, network.hidden, **about)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
 
     def network(self, x: Matrix) -> ScaledNetwork:
@@ -279,7 +290,10 @@ class _Epochs:
         self.pace = Pace.of(len(data.train), trainer.parameters.network_batch)
         self._order = torch.Generator().manual_seed(trainer.parameters.seed)
         self._optimizer = torch.optim.Adam(
-            self._layers.parameters(), lr=trainer.parameters.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+            self._layers.parameters(),
+            lr=learning_rate(trainer.parameters, network.hidden),
+            weight_decay=WEIGHT_DECAY,
+            fused=True,
         )
         self._steps = 0
         self._loss = _loss(data.loss, huber_threshold(data.train.y) / scaling.target_scale)

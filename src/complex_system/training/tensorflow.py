@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -22,10 +23,20 @@ from typing_extensions import override
 from complex_system.domain.dataset import Loss
 from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer, huber_threshold
 from complex_system.training.data import Matrix, TrainingData
-from complex_system.training.network import CLIP, Epoch, Pace, Scaling, network_parameters, train_epochs
+from complex_system.training.network import (
+    CLIP,
+    Epoch,
+    Pace,
+    Scaling,
+    learning_rate,
+    members_for,
+    network_parameters,
+    train_epochs,
+)
 from complex_system.training.onnx import with_declared_names
 
-HIDDEN = 64
+HIDDEN = 32
+"""Units of a hidden layer of a member."""
 L2 = 2e-3
 THREADS = 1  # the networks are small, and four trainers share a machine
 
@@ -84,12 +95,13 @@ class TensorFlowTrainer(Trainer):
     @override
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> TensorFlowModel:
         scaling = Scaling.of(data.train, data.loss)
-        core = _core(len(data.feature_names), self.parameters.seed)
+        width, members = len(data.feature_names), members_for(len(data.train))
+        core = _core(width, members, self.parameters.seed)
         epochs = _Epochs(self, core, scaling, data)
         course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         core.set_weights(course.best_weights)
-        layers = f"{len(data.feature_names)}-{HIDDEN}-{HIDDEN}-1"
-        parameters = network_parameters(self.parameters, data.loss, epochs.pace, layers=layers, l2=L2)
+        about: dict[str, Parameter] = {"layers": f"{width}-{HIDDEN}-{HIDDEN}-1", "members": members, "l2": L2}
+        parameters = network_parameters(self.parameters, data.loss, epochs.pace, HIDDEN, **about)
         native = _scaled_model(core, scaling)
         return TensorFlowModel(data.feature_names, parameters, course.history, course.best_step, native)
 
@@ -112,24 +124,34 @@ class TensorFlowTrainer(Trainer):
         return TensorFlowModel(feature_names, parameters, history, best_step, native)
 
 
-def _core(width: int, seed: int) -> Any:
-    """Make the network for scaled features and target."""
+def _core(width: int, members: int, seed: int) -> Any:
+    """Make networks for scaled features, with a linear path beside their hidden layers; they predict scaled targets, (n, members).
 
-    def dense(units: int, activation: str | None, place: int) -> Any:
-        return keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=keras.initializers.GlorotUniform(seed=seed + place),
-            kernel_regularizer=keras.regularizers.L2(L2),
-        )
+    They are trained in one graph: their first layers are one, and a product over all members is one operation.
+    """
 
+    def options(inputs: int, outputs: int, place: int) -> dict[str, Any]:
+        limit = math.sqrt(6 / (inputs + outputs))  # Glorot's; Keras would count the units of all members
+        return {
+            "kernel_initializer": keras.initializers.RandomUniform(-limit, limit, seed=seed + place),
+            "kernel_regularizer": keras.regularizers.L2(L2),
+        }
+
+    units = HIDDEN
     inputs = keras.Input((width,))
-    hidden = dense(HIDDEN, "relu", 1)(dense(HIDDEN, "relu", 0)(inputs))
-    return keras.Model(inputs, dense(1, None, 2)(hidden))
+    first = keras.layers.Dense(members * units, activation="relu", **options(width, units, 0))(inputs)
+    second = keras.layers.EinsumDense(
+        "nmh,mhk->nmk", (members, units), bias_axes="mk", activation="relu", **options(units, units, 1)
+    )(keras.layers.Reshape((members, units))(first))
+    last = keras.layers.EinsumDense("nmh,mh->nm", (members,), bias_axes="m", **options(units, 1, 2))(second)
+    linear = keras.layers.Dense(
+        members, use_bias=False, kernel_initializer="zeros", kernel_regularizer=keras.regularizers.L2(L2), name="linear"
+    )(inputs)
+    return keras.Model(inputs, keras.layers.Add()([last, linear]), name="members")
 
 
 def _scaled_model(core: Any, scaling: Scaling) -> Any:
-    """Put the network between two ``Rescaling`` layers: it takes features and predicts in the target's unit.
+    """Put the networks between two ``Rescaling`` layers: the model takes features and predicts their mean in the target's unit.
 
     Keras has ``Normalization`` for the first of them, but the ONNX export makes its constants inputs of the graph.
     """
@@ -138,9 +160,8 @@ def _scaled_model(core: Any, scaling: Scaling) -> Any:
     inputs = keras.Input((len(factor),), name="features")
     scaled = keras.layers.Rescaling(factor.tolist(), offset.tolist(), name="feature_scaling")(inputs)
     scaled = keras.ops.clip(scaled, -CLIP, CLIP)
-    for layer in core.layers[1:]:
-        scaled = layer(scaled)
-    outputs = keras.layers.Rescaling(scaling.target_scale, scaling.target_mean, name="target_scaling")(scaled)
+    mean = keras.ops.mean(core(scaled), axis=1, keepdims=True)
+    outputs = keras.layers.Rescaling(scaling.target_scale, scaling.target_mean, name="target_scaling")(mean)
     model = keras.Model(inputs, outputs, name="regression")
     model(tf.zeros((1, len(factor))))  # the export needs a model that was called
     return model
@@ -159,7 +180,7 @@ class _Epochs:
         )
         self.pace = Pace.of(len(data.train), trainer.parameters.network_batch)
         self._order = np.random.default_rng(trainer.parameters.seed)
-        self._optimizer = keras.optimizers.Adam(trainer.parameters.learning_rate)
+        self._optimizer = keras.optimizers.Adam(learning_rate(trainer.parameters, HIDDEN))
         self._optimizer.build(core.trainable_variables)
         self._steps = tf.Variable(0.0)
         self._loss = _loss(data.loss, huber_threshold(data.train.y) / scaling.target_scale)
@@ -184,7 +205,8 @@ class _Epochs:
             xs, ys = x[start : start + self.pace.batch], y[start : start + self.pace.batch]
             with tf.GradientTape() as tape:
                 error = self._core(xs, training=True) - ys
-                loss = self._loss(error) + tf.add_n(self._core.losses)
+                # The sum over the members, so that each is trained as it would be alone.
+                loss = error.shape[1] * self._loss(error) + tf.add_n(self._core.losses)
             self._optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
             self._steps.assign_add(1.0)
             share = 1.0 - tf.minimum(
@@ -192,9 +214,9 @@ class _Epochs:
             )  # Pace.averaging_at, in the graph
             for mean, weight in zip(averaged, weights, strict=True):
                 mean.assign_add(share * (weight - mean))
-            squares += tf.reduce_mean(tf.square(error)) * tf.cast(tf.shape(ys)[0], tf.float32)
+            squares += tf.reduce_mean(tf.square(tf.reduce_mean(error, axis=1))) * tf.cast(tf.shape(ys)[0], tf.float32)
         validation_x, validation_y = self._validation
-        error = self._averaged(validation_x, training=False) - validation_y
+        error = tf.reduce_mean(self._averaged(validation_x, training=False), axis=1, keepdims=True) - validation_y
         return squares / tf.cast(total, tf.float32), tf.reduce_mean(tf.square(error)), self._loss(error)
 
 

@@ -34,6 +34,7 @@ from complex_system.monitoring.history import Champion, History
 from complex_system.monitoring.mlflow_log import MonitoringRun, PointBuffer
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
+from complex_system.monitoring.prediction_log import PredictionLog
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
 from complex_system.protocol import database, operations, promotion, serving, training
@@ -91,9 +92,10 @@ class MlMonitoringService(SystemService):
             history,
             silent_after=settings.silent_after,
             services=frozenset(SERVICES),
+            log=PredictionLog(settings.predictions_days, settings.predictions_rows),
             now=self._clock,
         )
-        documents, self._database = DocumentClient(self), DatabaseClient(self)
+        self._documents, self._database = documents, _ = DocumentClient(self), DatabaseClient(self)
         self._keeper = HistoryKeeper(self.monitor, documents, settings.monitoring_waiting_hours, self._check_lease)
         self._registry = PromotionRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
         self._references = ReferenceSource(self.dataset, self._registry, self._database, documents)
@@ -130,7 +132,7 @@ class MlMonitoringService(SystemService):
 
     async def _open_rest(self) -> None:
         require_key(self.settings.serving_host, self.settings.api_key)
-        self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected)
+        self.app = make_app(self.monitor, self.settings.api_key, lambda: self.broker.connected, self._documents)
         self._page = await asyncio.to_thread(self._make_page, asyncio.get_running_loop())
         self.app.mount("/", self._page)  # last, so that it takes what no other route does
         settings = self.settings

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _SECONDS = 3.0
 """How long a search from the page takes at most."""
+_LONGEST = 30.0
+"""Seconds after which nothing is waited for any more: the service is ending."""
 _MAX_AGE = 2.0
 """Seconds that what the champion takes is reused for other readers."""
 _AWAY = "No service that serves the champion answers: start ml_serving_mlflow."
@@ -65,7 +67,7 @@ class Asking:
         return self._wait(self._trials.suggest(asked))
 
     def _wait(self, asked: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(asked, self._loop).result(_LONGEST)
 
 
 def try_models(app: Dash, asking: Asking) -> None:

@@ -107,6 +107,8 @@ class HistoryKeeper:
             except BaseException:
                 history.unsaved(changed)
                 raise
+            self._check()
+            await self._monitor.log.save(self._documents, self._monitor.now)
             if time.monotonic() - self._deleted > DELETE_PAUSE:
                 self._check()
                 self._deleted = time.monotonic()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any, ClassVar
 
-from complex_system.errors import UnsupportedByModelError
+from complex_system.errors import BusyError, ModelRefusedError, UnsupportedByModelError
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.trial import (
     GET_MODEL_INPUTS,
@@ -38,7 +39,7 @@ class TrialHandlers:
 
     async def get_model_inputs(self, _: Empty) -> ModelInputs:
         """Answer what the champion takes."""
-        return model_inputs(self.engine.champion.require())
+        return await asyncio.to_thread(model_inputs, self.engine.champion.require())
 
     async def try_record(self, asked: TryRequest) -> TriedRecord:
         """Answer what the champion says about a made-up record."""
@@ -47,7 +48,8 @@ class TrialHandlers:
         [warnings] = result.warnings if known else record_warnings([0.0], result.outside)
         base: float | None = None
         contributions: dict[str, float] = {}
-        with contextlib.suppress(UnsupportedByModelError):  # of an earlier release
+        # Of an earlier release, damaged, or too many ask: the prediction is worth having all the same.
+        with contextlib.suppress(UnsupportedByModelError, ModelRefusedError, BusyError):
             explained = await self.engine.explain([asked.record])
             base, contributions = explained.base, explained.explanations[0].contributions
         return TriedRecord(

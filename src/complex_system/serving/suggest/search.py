@@ -101,11 +101,12 @@ class _Search:
         from scipy.optimize import differential_evolution  # takes a quarter of a second, in the thread of the first search
 
         size = min(max(_PER_DIMENSION * len(self._space.low), _POPULATION[0]), _POPULATION[1])
-        differential_evolution(
-            self._cost, list(zip(self._space.low, self._space.high, strict=True)), init=self._first(known, size), polish=False,
-            integrality=np.array([each.is_whole for each in self._space.dimensions]), vectorized=True, updating="deferred",
-            maxiter=max(evaluations // size - 1, 1), tol=0.0, atol=_SAME, rng=self._random, callback=self._is_over,
-        )  # fmt: skip
+        with np.errstate(over="ignore"):  # a value that is absurdly far away
+            differential_evolution(
+                self._cost, list(zip(self._space.low, self._space.high, strict=True)), init=self._first(known, size), polish=False,
+                integrality=np.array([each.is_whole for each in self._space.dimensions]), vectorized=True, updating="deferred",
+                maxiter=max(evaluations // size - 1, 1), tol=0.0, atol=_SAME, rng=self._random, callback=self._is_over,
+            )  # fmt: skip
         points, costs = np.concatenate(self._points), np.concatenate(self._costs)
         costs = np.where(self._is_new(points), costs, np.inf)
         best = int(np.argmin(costs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dash import html
@@ -56,7 +56,7 @@ def skeleton() -> Component:
     """Return the view without content."""
     return html.Div(
         [
-            card("The champion's errors", html.Div(id="predictions-figures"), terms=_TERMS),
+            card("The champion's errors", html.Div(id="predictions-figures"), _downloads(), terms=_TERMS),
             card(
                 "Error over time by model version",
                 plot("predictions-errors", "RMSE over time of each model version beside the best possible", 300),
@@ -73,6 +73,19 @@ def skeleton() -> Component:
                  plot("predictions-groups", "Residuals by group, as boxes", 280), terms=("Residual", "RMSE", "Bias")),
         ]
     )  # fmt: skip
+
+
+def _downloads() -> Component:
+    """Return links to the period's predictions as files; their addresses follow the period."""
+    links = [
+        html.A(label, id=f"predictions-{form}", className="button", download="")
+        for form, label in (("csv", "CSV"), ("parquet", "Parquet"))
+    ]
+    return html.P(["Predictions of the period beside the true values: ", *links], className="note downloads")
+
+
+def _address(form: str) -> Callable[[Reading, Viewer], str]:
+    return lambda reading, _: f"/api/predictions.{form}?from={reading.begin:.0f}&to={reading.end:.0f}"
 
 
 def _figures(reading: Reading, _: Viewer) -> Component:
@@ -232,6 +245,8 @@ def _groups(reading: Reading, viewer: Viewer) -> Figure:
 
 PARTS = {
     "predictions-figures": ("children", _figures),
+    "predictions-csv": ("href", _address("csv")),
+    "predictions-parquet": ("href", _address("parquet")),
     "predictions-errors": ("figure", _errors),
     "predictions-scatter": ("figure", _scatter),
     "predictions-residuals": ("figure", _residuals),

@@ -186,7 +186,7 @@ def _ends(prediction: float, half_width: float) -> str:
 def reasons(inputs: ModelInputs, tried: TriedRecord) -> list[Component]:
     """Return what each column contributes to the prediction, as bars; the largest first."""
     if tried.base is None:
-        return [empty("This model carries no known records to explain with: it was trained before explanations existed.")]
+        return [empty("No contributions: the model carries no known records to explain with, or too many ask for them now.")]
     ordered = sorted(tried.contributions.items(), key=lambda each: -abs(each[1]))
     shown, others = ordered[:MAX_BARS], ordered[MAX_BARS:]
     if others:
