@@ -249,6 +249,13 @@ def shown(reading: Reading, *ids: str) -> str:
     return "".join(str(found[each]) for each in ids)
 
 
+def test_the_predictions_of_the_period_shown_are_a_link_away(monitor: Monitor) -> None:
+    reading = read(monitor)
+    period = f"from={reading.begin:.0f}&to={reading.end:.0f}"
+    assert shown(reading, "predictions-csv") == f"/api/predictions.csv?{period}"
+    assert shown(reading, "predictions-parquet") == f"/api/predictions.parquet?{period}"
+
+
 def test_the_champions_figures_are_its_own_however_few(monitor: Monitor) -> None:
     """Seen in a trial: the card said 7.99, which was mixed from the champion's 6.35 and the error of the other serving's model."""
     monitor.history.crowned(crowned(NOW - 1800, champion(holdout=80)))
