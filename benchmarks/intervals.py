@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ AIM = (0.87, 0.93)
 FILE = Path(__file__).parent / "intervals.jsonl"
 NOTE = (
     f"Share of the true values within {LEVEL:.0%} intervals: mean over {SPLITS} splits (seed {SEED}) with its standard error, least "
-    f"and most of a split. A fifth of the records is held out; the rest is trained on as in a training: from {FEW} records on with "
+    f"and most of a split. A fifth of the records is predicted; the rest is divided as for a training: from {FEW} on with "
     "calibration records set apart, else cross-validated. The width is that of the whole interval by the target's standard deviation "
     "(a normal target without a model: 3.29)."
 )
@@ -58,9 +59,9 @@ class Method:
     fit: Callable[[TrainingData], Fit]
     sources: tuple[Any, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Digest of the sources."""
+        """Digest of the sources when this process began: they may change while it runs."""
         found = hashlib.sha256()
         for module in (conformal, cross_validation, *self.sources):
             found.update(Path(str(module.__file__)).read_bytes())
@@ -96,12 +97,17 @@ DATASET = Dataset.parse(
 
 
 def split(table: PublicTable, number: int) -> tuple[TrainingData, Keyed, Samples]:
-    """Return training and validation part, all records of both, and those that are held out."""
+    """Return training and validation part, all labelled records, and those that nothing of a training knows.
+
+    As in a training, 15 % of the labelled records are the hold-out part: the model is not trained on them, and the folds are made of
+    all.
+    """
     order = np.random.default_rng([SEED, *table.seed, number]).permutation(len(table.samples))
     held = round(HELD_OUT * len(order))
     known = table.samples.of(order[held:])
-    stop = round(0.15 / 0.85 * len(known))
-    data = TrainingData(table.names, "y", known.of(np.arange(stop, len(known))), known.of(np.arange(stop)))
+    part = round(0.15 * len(known))
+    train, validation = np.arange(2 * part, len(known)), np.arange(part, 2 * part)
+    data = TrainingData(table.names, "y", known.of(train), known.of(validation))
     return data, Keyed(tuple(f"{place}" for place in order[held:]), known), table.samples.of(order[:held])
 
 

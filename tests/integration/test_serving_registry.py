@@ -387,7 +387,6 @@ async def test_intervals_are_answered_over_nats(
         plain = await tester.ask(PREDICT, records)
         answer = await tester.ask(PREDICT, {"records": records, "interval": 0.9})
         assert answer == {"predictions": plain, "intervals": [[value - 90, value + 90] for [value] in plain]}
-        assert await tester.ask(PREDICT, {"records": records}) == {"predictions": plain}
         page = decode_page(await tester.ask(PREDICT_COLUMNS, encode_page(Page(table, notes={"interval": "0.9"})))).table
         assert page.column_names == ["_id", "prediction", "lower", "upper"]
         for name, ends in (("lower", -90), ("upper", 90)):

@@ -10,14 +10,18 @@ import numpy as np
 import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.laboratory import MATERIALS, Laboratory, true_value
+from complex_system.domain.laboratory import MATERIALS, Laboratory, true_value, truth_of
+from complex_system.domain.pages import raw_schema
+from complex_system.explanation.model import explain_model
 from complex_system.monitoring.aggregates import HOUR, MINUTE, Served
 from complex_system.monitoring.history import History, Pair
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.pipeline.rows import Matrix
 from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.explanation import ModelExplanation
 from complex_system.protocol.operations import Action, Alert
 from complex_system.protocol.serving import PredictedRecord, PredictionMade
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
@@ -167,6 +171,23 @@ def _alerts(now: float) -> Iterator[Alert]:
     )  # fmt: skip
 
 
+def explained(dataset: Dataset) -> ModelExplanation:
+    """What a model depends on that knows the laboratory's law, as far as the features tell it."""
+    pipeline, laboratory = Pipeline(dataset), Laboratory(13)
+    records = [laboratory.complete_record() for _ in range(1500)]
+    place = {name: i for i, name in enumerate(dataset.feature_names)}
+    bins = [place[f"rohwert_1_{each}"] for each in ("very_low", "low", "medium", "high", "very_high")]
+
+    def predict(x: Matrix) -> list[float]:
+        r1, r2 = x[:, bins] @ np.arange(3, 30, 6), 30 * x[:, place["rohwert_2_labormessung"]]
+        r3 = x[:, place["rohwert_3_labormessung"]] + 1
+        return ((r1 + r2) ** 1.5 + 0.4 - np.exp(-0.25 * r3)).tolist()  # type: ignore[no-any-return]
+
+    y = np.array([truth_of(record) for record in records])
+    table = pa.Table.from_pylist(records, raw_schema(dataset))
+    return explain_model(("lab-pytorch", "5"), pipeline, predict, pipeline.features(records), y, table)
+
+
 def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Monitor:
     """A monitor as it is after some days: history, services, comparison, a live window against a reference."""
     dataset = Dataset.load()
@@ -197,7 +218,7 @@ def make_monitor(now: float, days: float = 9.0, pairs_a_minute: int = 4) -> Moni
         for model, version, name, rmse, mae, r2 in results
     ]
     url = "http://127.0.0.1:8080/#/experiments/1/runs/0123456789abcdef"
-    monitor.compared(comparison(*rows, cause="alert", run_url=url))
+    monitor.compared(comparison(*rows, cause="alert", run_url=url, explanation=explained(dataset)))
     laboratory = Laboratory(11)
     training = [laboratory.complete_record() for _ in range(4000)]
     live = [laboratory.complete_record() for _ in range(500)]

@@ -17,7 +17,7 @@ from monitoring_page.trials import lab_trials
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SHOTS = (
     # Name, path, period, theme, size, seen as a whole
-    ("overview", "/", "24h", "light", WIDE, False), ("models", "/models", "30d", "light", WIDE, False),
+    ("overview", "/", "24h", "light", WIDE, False), ("models", "/models", "30d", "light", WIDE, True),
     ("predictions", "/predictions", "7d", "light", WIDE, True), ("data", "/data", "7d", "light", WIDE, True),
     ("try-it", "/try", "24h", "light", WIDE, True), ("try-it-dark", "/try", "24h", "dark", WIDE, True),
     ("try-it-phone", "/try", "24h", "light", PHONE, False),

@@ -40,6 +40,7 @@ from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
+from complex_system.protocol.explanation import ColumnEffect, ColumnImportance, ModelExplanation
 from complex_system.protocol.operations import Action
 from complex_system.protocol.training import FoldCounts, ScoresWithInterval, StackMember, VerdictOnBaseline
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, drifted, heartbeat
@@ -248,6 +249,13 @@ def shown(reading: Reading, *ids: str) -> str:
     return "".join(str(found[each]) for each in ids)
 
 
+def test_the_predictions_of_the_period_shown_are_a_link_away(monitor: Monitor) -> None:
+    reading = read(monitor)
+    period = f"from={reading.begin:.0f}&to={reading.end:.0f}"
+    assert shown(reading, "predictions-csv") == f"/api/predictions.csv?{period}"
+    assert shown(reading, "predictions-parquet") == f"/api/predictions.parquet?{period}"
+
+
 def test_the_champions_figures_are_its_own_however_few(monitor: Monitor) -> None:
     """Seen in a trial: the card said 7.99, which was mixed from the champion's 6.35 and the error of the other serving's model."""
     monitor.history.crowned(crowned(NOW - 1800, champion(holdout=80)))
@@ -398,7 +406,14 @@ def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
     monitor.services.heartbeat_received(beat)
     monitor.history.crowned(crowned(NOW - 9, champion(EVIL, EVIL, 1.0, framework=EVIL, cause=EVIL)))
     row = compared(EVIL, EVIL, 2.0, framework=EVIL)
-    monitor.compared(comparison(row, kept=EVIL, verdict=EVIL, run_url="javascript:alert(1)", baselines={EVIL: row}))
+    explained = ModelExplanation(
+        model=EVIL, version=EVIL, rmse=1.0, records=9, repeats=5,
+        importance=(ColumnImportance(column=EVIL, increase=1.0, low=1.0, high=1.0),),
+        effects=(ColumnEffect(column=EVIL, unit=EVIL, method="partial", values=(EVIL, EVIL), effects=(1.0, -1.0)),
+                 ColumnEffect(column=EVIL, unit=EVIL, method="accumulated", values=(1.0, 2.0), effects=(1.0, -1.0))),
+    )  # fmt: skip
+    row_fields = {"kept": EVIL, "verdict": EVIL, "run_url": "javascript:alert(1)", "baselines": {EVIL: row}}
+    monitor.compared(comparison(row, explanation=explained, **row_fields))
     halves = {"categories": [EVIL, EVIL], "reference": [0.5, 0.5], "live": [0.5, 0.5]}
     category = drifted(0.3, type="category", edges=[], new_categories={EVIL: 2}, **halves)
     monitor.drift = DataDrift(raw={EVIL: drifted(0.3), f"b{EVIL}": category}, samples=9)
@@ -414,6 +429,39 @@ def test_text_from_events_is_never_markup(monitor: Monitor) -> None:
             if what in ("figure", "data"):
                 assert EVIL not in str(value), where
             assert "javascript:" not in str(value), where
+
+
+def test_what_the_model_depends_on_is_shown_and_told_to_those_who_cannot_see_it(monitor: Monitor) -> None:
+    places = (
+        "models-dependence-note",
+        "models-importance",
+        "models-effects-note",
+        "models-effects",
+        "models-effect-pictures",
+    )
+    row = compared("lab-pytorch", "3", 10.0)
+    monitor.compared(comparison(row))
+    assert "The next comparison says what its winner depends on." in shown(read(monitor), *places)
+    importance = tuple(ColumnImportance(column=f"x{i}", increase=20.0 - i, low=19.0 - i, high=22.0 - i) for i in range(14))
+    found = ModelExplanation(
+        model="lab-pytorch", version="3", rmse=9.5, records=700, repeats=5, importance=importance, left_out=3,
+        effects=(
+            ColumnEffect(column="x0", unit="bar", method="accumulated", values=(0.0, 1.5, 3.0), effects=(-4.0, 1.0, 3.0)),
+            ColumnEffect(column="x1", method="partial", values=("a", "b"), effects=(1e-14, -1e-14)),
+        ),
+    )  # fmt: skip
+    monitor.compared(comparison(row, explanation=found))
+    text = shown(read(monitor), *places)
+    assert "lab-pytorch v3, on 700 hold-out records with RMSE 9.50." in text
+    assert "5 less important columns are not shown." in text
+    assert "x11" in text
+    assert "x12" not in text
+    assert "least -4 at 0, most +3 at 3" in text
+    assert "3 bar" in text
+    assert "from -4 to +3" in text
+    assert "no effect" in text
+    monitor.compared(comparison(row, explanation=msgspec.structs.replace(found, effects=())))
+    assert "carries no sample of its training records" in shown(read(monitor), *places)
 
 
 def test_only_what_has_changed_is_sent() -> None:

@@ -16,7 +16,7 @@ from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LINEAR, LinearModel
 from complex_system.training.onnx import ONNX_INPUT, export_onnx, run_onnx
 from complex_system.training.out_of_fold import OutOfFold
-from complex_system.training.stack import MIN_WEIGHT, Member, StackModel, stack_weights, stacked
+from complex_system.training.stack import MIN_WEIGHT, PRIOR, Member, StackModel, stack_weights, stacked
 from samples import lab_samples
 from trainings import quick_model
 
@@ -39,7 +39,8 @@ def test_weights_are_those_of_a_general_solver_and_follow_shift_and_scale() -> N
         predictions[:, 1] = 0.6 * predictions[:, 0] + 0.4 * predictions[:, 1]
         weights = stack_weights(predictions, truth)
         found = minimize(
-            lambda w, p=predictions, y=truth: np.mean((p @ w - y) ** 2), np.full(4, 0.25), bounds=[(0, 1)] * 4,
+            lambda w, p=predictions, y=truth: np.sum((p @ w - y) ** 2) / np.mean((p.T - y) ** 2, axis=1).min() + w @ w / PRIOR**2,
+            np.full(4, 0.25), bounds=[(0, 1)] * 4,
             constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, options={"ftol": 1e-12}
         )  # fmt: skip
         if found.x[found.x > 1e-4].min() > MIN_WEIGHT:
@@ -48,6 +49,14 @@ def test_weights_are_those_of_a_general_solver_and_follow_shift_and_scale() -> N
         assert all(weight == 0 or weight >= MIN_WEIGHT for weight in weights)
         for shift, scale in ((1e5, 1.0), (0.0, 1e-6), (-300.0, -7.0)):
             assert stack_weights(shift + scale * predictions, shift + scale * truth) == pytest.approx(weights, abs=1e-6)
+
+
+def test_the_fewer_records_the_closer_are_the_weights_to_equal_ones() -> None:
+    predictions, truth = errors([14.0, 14.0, 15.0], 2000)
+    far = [np.abs(stack_weights(predictions[:n], truth[:n]) - 1 / 3).max() for n in (5, 2000)]
+    assert far[0] < 0.15
+    copies = stack_weights(np.column_stack([predictions[:, 0]] * 4), truth)
+    assert copies == pytest.approx(np.full(4, 0.25))
 
 
 def test_members_that_add_nothing_are_left_out() -> None:

@@ -12,12 +12,14 @@ import os
 import posixpath
 import re
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
@@ -191,3 +193,11 @@ def metric_name(name: str) -> str:
     if path != made:
         made = "/".join(part if part.strip(".") else "_" for part in made.split("/"))
     return f"{made[: _LONGEST_NAME - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def log_files(client: Any, run_id: str, folder: str, files: Mapping[str, bytes]) -> None:
+    """Log files into an artifact folder of a run; those that it has are replaced. The caller translates errors."""
+    with tempfile.TemporaryDirectory() as local:
+        for name, content in files.items():
+            (Path(local) / name).write_bytes(content)
+        client.log_artifacts(run_id, local, folder)

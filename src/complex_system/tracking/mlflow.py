@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
@@ -16,7 +13,15 @@ from typing_extensions import override
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.protocol.base import to_wire
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.tracking.connection import experiment_id, is_refusal, load_mlflow, open_client, run_url, translated
+from complex_system.tracking.connection import (
+    experiment_id,
+    is_refusal,
+    load_mlflow,
+    log_files,
+    open_client,
+    run_url,
+    translated,
+)
 from complex_system.tracking.flavors import log_native
 from complex_system.tracking.model_files import TRAINING
 from complex_system.tracking.registry import (
@@ -186,14 +191,6 @@ def log_data(client: Any, run_id: str, data: Any) -> None:
         if not is_refusal(error, "BAD_REQUEST"):
             raise
         client.log_inputs(run_id, [data])
-
-
-def log_files(client: Any, run_id: str, folder: str, files: Mapping[str, bytes]) -> None:
-    """Log files into an artifact folder of a run; those that it has are replaced. The caller translates errors."""
-    with tempfile.TemporaryDirectory() as local:
-        for name, content in files.items():
-            (Path(local) / name).write_bytes(content)
-        client.log_artifacts(run_id, local, folder)
 
 
 def _tags(result: TrainingResult) -> dict[str, str]:

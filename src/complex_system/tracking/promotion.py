@@ -11,8 +11,7 @@ import msgspec
 
 from complex_system.errors import UnknownModelError
 from complex_system.protocol.promotion import ChampionDecision
-from complex_system.tracking.connection import is_refusal, translated
-from complex_system.tracking.mlflow import log_files
+from complex_system.tracking.connection import is_refusal, log_files, translated
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 CANDIDATE = "candidate"
@@ -52,14 +51,14 @@ class PromotionRegistry(ModelRegistry):
 
     def candidate(self) -> ModelVersionRef | None:
         """Return the candidate; None where there is none."""
-        with translated(self._uri, "looking for the candidate"):
+        with translated(self.uri, "looking for the candidate"):
             aliased = [model for model in self._models() if CANDIDATE in model.aliases]
             found = [self._existing(model.name, model.aliases[CANDIDATE]) for model in aliased]
         return next((ref for ref in found if ref is not None and self._is_ours(ref)), None)
 
     def set_candidate(self, ref: ModelVersionRef | None) -> None:
         """Move the alias ``candidate`` to a version; None takes it away."""
-        with translated(self._uri, "setting the candidate"):
+        with translated(self.uri, "setting the candidate"):
             if ref is not None:
                 self._client.set_registered_model_alias(ref.model, CANDIDATE, ref.version)
             for model in self._models():
@@ -68,7 +67,7 @@ class PromotionRegistry(ModelRegistry):
 
     def read(self, ref: ModelVersionRef, folder: str, names: Iterable[str]) -> dict[str, bytes]:
         """Return files of an artifact folder of a version's run; those that are missing are left out."""
-        with translated(self._uri, "reading files of a run"):
+        with translated(self.uri, "reading files of a run"):
             return self._artifacts(ref, folder, names)
 
     def card(self, name: str, version: str) -> bytes | None:
@@ -81,12 +80,12 @@ class PromotionRegistry(ModelRegistry):
 
     def write_card(self, ref: ModelVersionRef, files: Mapping[str, bytes]) -> None:
         """Keep the card of a version; another one is replaced."""
-        with translated(self._uri, "logging a card"):
+        with translated(self.uri, "logging a card"):
             log_files(self._client, ref.run_id, CARD, files)
 
     def tag(self, ref: ModelVersionRef, tags: Mapping[str, str | None]) -> None:
         """Set tags of a version, and delete those that are None."""
-        with translated(self._uri, "tagging a version"):
+        with translated(self.uri, "tagging a version"):
             for name, value in tags.items():
                 if value is not None:
                     self._client.set_model_version_tag(ref.model, ref.version, name, value)

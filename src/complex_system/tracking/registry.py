@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 
 from complex_system.domain.partition import BY_KEY
 from complex_system.errors import ModelRefusedError, UnknownModelError
-from complex_system.tracking.connection import is_refusal, load_mlflow, open_client, translated
+from complex_system.tracking.connection import is_refusal, open_client, translated
 from complex_system.tracking.model_files import checked_files, declared_files
 from complex_system.tracking.signature import require_signature
 
@@ -90,7 +89,7 @@ class ModelRegistry:
             prefix: Begin of the registered names.
             model_key: With it, ONNX models must be signed by a trainer of this deployment.
         """
-        self._uri = tracking_uri
+        self.uri = tracking_uri
         self._prefix = prefix
         self._model_key = model_key
         self._known: Any = None
@@ -98,17 +97,17 @@ class ModelRegistry:
 
     @property
     def _client(self) -> Any:
-        self._known = self._known or open_client(self._uri)
+        self._known = self._known or open_client(self.uri)
         return self._known
 
     def newest_versions(self) -> list[ModelVersionRef]:
         """Return the newest version of every registered model of this prefix, by name."""
-        with translated(self._uri, "looking for models"):
+        with translated(self.uri, "looking for models"):
             return [_ref(_newest(model)) for model in self._models() if self._has_ours(model)]
 
     def listed(self) -> list[tuple[ModelVersionRef, dict[str, str]]]:
         """Return the newest version of every model whose name begins with the prefix, and the model's aliases."""
-        with translated(self._uri, "looking for models"):
+        with translated(self.uri, "looking for models"):
             models = [(_newest(model), model) for model in self._models()]
             return [(_ref(newest), self._aliases(model, newest)) for newest, model in models if newest is not None]
 
@@ -119,7 +118,7 @@ class ModelRegistry:
             UnknownModelError: It does not exist.
         """
         client = self._client
-        with translated(self._uri, "looking for a model"):
+        with translated(self.uri, "looking for a model"):
             try:
                 if version is None:
                     if (newest := _newest(client.get_registered_model(name))) is not None:
@@ -136,51 +135,13 @@ class ModelRegistry:
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a registered model of any prefix, oldest first; none for an unknown one."""
-        with translated(self._uri, "looking for a model's versions"):
+        with translated(self.uri, "looking for a model's versions"):
             return [str(each.version) for each in reversed(self._versions(name))]
 
     def has_onnx_model(self, ref: ModelVersionRef) -> bool:
         """Return whether the run of a version has an ONNX model."""
-        with translated(self._uri, "looking for an ONNX model"):
+        with translated(self.uri, "looking for an ONNX model"):
             return bool(ref.run_id) and bool(self._client.list_artifacts(ref.run_id, ONNX_FOLDER))
-
-    def flavor_signature(self, ref: ModelVersionRef) -> Any:
-        """Return the signature of a version's MLflow flavor, None where it has none; no code of the model is loaded.
-
-        Raises:
-            ModelRefusedError: It has no ``python_function`` flavor.
-        """
-        what = f"{ref.model} version {ref.version}"
-        mlflow = load_mlflow()
-        with translated(self._uri, "looking at a model"):
-            self._set_address(mlflow)
-            try:
-                found = mlflow.models.get_model_info(f"models:/{ref.model}/{ref.version}")
-            except mlflow.exceptions.MlflowException as error:
-                if is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
-                    raise ModelRefusedError(f"{what} has neither an ONNX model nor a python_function flavor.") from error
-                raise
-        if "python_function" not in found.flavors:
-            raise ModelRefusedError(f"{what} has neither an ONNX model nor a python_function flavor.")
-        return found.signature
-
-    def download_flavor(self, ref: ModelVersionRef) -> Path:
-        """Download the files of a version's MLflow flavor into a new folder, which belongs to the caller."""
-        mlflow = load_mlflow()
-        folder = Path(tempfile.mkdtemp(prefix="foreign-model-"))
-        try:
-            with translated(self._uri, "downloading a model"):
-                self._set_address(mlflow)
-                mlflow.artifacts.download_artifacts(f"models:/{ref.model}/{ref.version}", dst_path=str(folder))
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return folder
-
-    def _set_address(self, mlflow: Any) -> None:
-        # These functions know no client: they take the address of the process.
-        mlflow.set_tracking_uri(self._uri)
-        mlflow.set_registry_uri(self._uri)
 
     def champion(self) -> ModelVersionRef | None:
         """Return the champion, or None as long as there is none."""
@@ -188,12 +149,12 @@ class ModelRegistry:
 
     def champions(self) -> list[ModelVersionRef]:
         """Return all versions with the alias: one, none, or several where the alias is being moved or a mover was cut off."""
-        with translated(self._uri, "looking for the champion"):
+        with translated(self.uri, "looking for the champion"):
             return self._champions(self._models())
 
     def crowned(self) -> list[ModelVersionRef]:
         """Return the versions that are or were champion, the one that became so last first."""
-        with translated(self._uri, "looking for earlier champions"):
+        with translated(self.uri, "looking for earlier champions"):
             return sorted(self._crowned(self._models()), key=_number, reverse=True)
 
     def set_champion(self, ref: ModelVersionRef, round_id: str = "") -> None:
@@ -210,7 +171,7 @@ class ModelRegistry:
         """
         client = self._client
         self.find(ref.model, ref.version)
-        with translated(self._uri, "setting the champion"):
+        with translated(self.uri, "setting the champion"):
             models = self._models()
             found = self._champions(models)
             if newest_champion(found) != ref:
@@ -235,7 +196,7 @@ class ModelRegistry:
 
     def mark_compared(self, models: Iterable[tuple[str, str]], round_id: str) -> None:
         """Mark versions, given by model and version, as compared; those that somebody deleted are left out."""
-        with translated(self._uri, "marking models as compared"):
+        with translated(self.uri, "marking models as compared"):
             for model, version in models:
                 try:
                     self._client.set_model_version_tag(model, version, COMPARED, round_id)
@@ -250,7 +211,7 @@ class ModelRegistry:
             ModelRefusedError: The ONNX model is missing, damaged, or not signed as it must be.
         """
         what = f"The ONNX model of {ref.model} version {ref.version}"
-        with translated(self._uri, "loading an ONNX model"):
+        with translated(self.uri, "loading an ONNX model"):
             files = self._artifacts(ref, ONNX_FOLDER, (ONNX_FILE, ONNX_METADATA))
         if len(files) < 2:
             raise ModelRefusedError(f"{what} is missing in run {ref.run_id}.")
@@ -280,13 +241,13 @@ class ModelRegistry:
         wanted = set(declared_files(metadata)).intersection(declared_files(metadata) if names is None else names)
         if not wanted:
             return {}
-        with translated(self._uri, "loading a model's files"):
+        with translated(self.uri, "loading a model's files"):
             files = self._artifacts(ref, ONNX_FOLDER, sorted(wanted))
         return checked_files(f"{ref.model} version {ref.version}", files, metadata)
 
     def load_reference(self, ref: ModelVersionRef) -> bytes | None:
         """Return the description of a version's training data, as its trainer logged it; None where it logged none."""
-        with translated(self._uri, "loading a model's reference"):
+        with translated(self.uri, "loading a model's reference"):
             return self._artifacts(ref, REFERENCE_FOLDER, (REFERENCE_FILE,)).get(REFERENCE_FILE)
 
     def _artifacts(self, ref: ModelVersionRef, folder: str, names: Iterable[str]) -> dict[str, bytes]:

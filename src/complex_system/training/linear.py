@@ -53,7 +53,7 @@ def fit_linear(train: Samples) -> LinearFit:
     rest = x.mean(axis=0)
     scale = x.std(axis=0)
     scale[scale <= 1e-9 * np.abs(train.x).max(axis=0)] = 1.0  # a constant's deviation is what its mean was rounded by
-    left, singular, right = np.linalg.svd((x - rest) / scale, full_matrices=False)
+    left, singular, right = _decomposed((x - rest) / scale)
     y = train.y - mean
     projected, shares = left.T @ y, left**2
     best, chosen = np.inf, PENALTIES[-1]
@@ -67,6 +67,18 @@ def fit_linear(train: Samples) -> LinearFit:
             best, chosen = error, penalty
     weights = right.T @ (singular / (singular**2 + n * chosen) * projected) / scale
     return LinearFit(centre, weights, float(mean - rest @ weights), float(chosen))
+
+
+def _decomposed(matrix: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return the singular value decomposition, without the part that is zero."""
+    try:
+        return tuple(np.linalg.svd(matrix, full_matrices=False))
+    except (
+        np.linalg.LinAlgError
+    ):  # its algorithm, divide and conquer, ends without a result for some matrices of deficient rank
+        from scipy.linalg import svd
+
+        return tuple(svd(matrix, full_matrices=False, lapack_driver="gesvd"))
 
 
 class LinearModel(TrainedModel):

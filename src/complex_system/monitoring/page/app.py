@@ -311,5 +311,5 @@ def _clientside(app: Dash) -> None:
             Input(f"{name}-done", "data"),
             prevent_initial_call=True,
         )
-    for name, unused in (("overview-flow", "title"), ("data-pictures", "dir")):
+    for name, unused in (("overview-flow", "title"), ("data-pictures", "dir"), ("models-effect-pictures", "draggable")):
         in_browser("window.dash_clientside.page.draw", Output("sink", unused), Input(name, "data"))

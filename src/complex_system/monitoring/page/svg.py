@@ -80,11 +80,7 @@ def histogram(edges: Sequence[float], reference: Sequence[float], live: Sequence
         parts += box.bar(x + 0.5, max(0.5, each - 1), now, "live", tip)
         outline += [f"{_n(x)},{_n(box.up(before))}", f"{_n(x + each)},{_n(box.up(before))}"]
     parts += tag("polyline", points=" ".join(outline), class_="reference")
-    for at, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
-        suffix = f" {unit}" if unit and anchor == "end" else ""
-        rough = round(at, 2 - math.floor(math.log10((high - low) or 1.0)))
-        parts += text(box.across(at), HEIGHT - 8, f"{_short(rough)}{suffix}", text_anchor=anchor, class_="tick")
-    return svg(WIDTH, HEIGHT, parts, label, "distribution")
+    return svg(WIDTH, HEIGHT, parts + _number_axis(box, unit), label, "distribution")
 
 
 def categories(names: Sequence[str], reference: Sequence[float], live: Sequence[float], label: str) -> str:
@@ -92,13 +88,47 @@ def categories(names: Sequence[str], reference: Sequence[float], live: Sequence[
     box, parts = _shares([*reference, *live], (0.0, float(len(names))))
     each = (box.right - box.left) / max(1, len(names))
     thick = min(26.0, each * 0.34)
-    room = max(2, int(each / 6.4))
     for i, name in enumerate(names):
         middle = box.across(i + 0.5)
         parts += box.bar(middle - thick - 1, thick, reference[i], "reference-bar", f"{name}: reference {reference[i]:.1%}")
         parts += box.bar(middle + 1, thick, live[i], "live", f"{name}: live {live[i]:.1%}")
-        shown = name if len(name) <= room else f"{name[: room - 1]}…"
-        parts += text(middle, HEIGHT - 8, shown, text_anchor="middle", class_="tick")
+    return svg(WIDTH, HEIGHT, parts + _names(box, names), label, "distribution")
+
+
+def effects(
+    values: Sequence[float | str], found: Sequence[float], limits: tuple[float, float], unit: str, label: str
+) -> str:
+    """Return effects as a curve over numbers, or as points over categories, with a line at zero.
+
+    Args:
+        values: Numbers, rising, or categories.
+        found: The effect of each.
+        limits: Ends of the vertical axis; 0 lies between them.
+        unit: Of the numbers.
+        label: Describes the drawing.
+    """
+    numbers = [value for value in values if not isinstance(value, str)]
+    over = (numbers[0], numbers[-1]) if numbers else (0.0, float(len(values)))
+    box = Box(40.0, WIDTH - 8.0, 8.0, HEIGHT - 22.0, over, limits)
+    parts = ""
+    for at in nice_ticks(*limits, limit=4):
+        parts += box.level(at, "grid" if at else "zero")
+        parts += text(box.left - 5, box.up(at) + 3.5, _short(at), text_anchor="end", class_="tick")
+    if numbers:
+        places = " ".join(f"{_n(box.across(x))},{_n(box.up(y))}" for x, y in zip(numbers, found, strict=True))
+        tips = zip(values, found, numbers, strict=True)
+        parts += tag("polyline", points=places, class_="effect") + _number_axis(box, unit)
+    else:
+        middles = [i + 0.5 for i in range(len(values))]
+        tips = zip(values, found, middles, strict=True)
+        parts += _names(box, [str(value) for value in values])
+    for value, each, x in tips:
+        tip = tag("title", f"{safe(value if isinstance(value, str) else _short(value))}: {each:+.3g}")
+        if not numbers:
+            parts += tag(
+                "line", x1=_n(box.across(x)), x2=_n(box.across(x)), y1=_n(box.up(0)), y2=_n(box.up(each)), class_="effect"
+            )
+        parts += tag("circle", tip, cx=_n(box.across(x)), cy=_n(box.up(each)), r=2 if numbers else 4, class_="effect-point")
     return svg(WIDTH, HEIGHT, parts, label, "distribution")
 
 
@@ -162,6 +192,25 @@ def _shares(shares: Sequence[float], x: tuple[float, float]) -> tuple[Box, str]:
         axis += box.level(at, "grid")
         axis += text(box.left - 4, box.up(at) + 3.5, f"{100 * at:.3g} %", text_anchor="end", class_="tick")
     return box, axis
+
+
+def _number_axis(box: Box, unit: str) -> str:
+    """Return the ends and the middle of the horizontal axis."""
+    (low, high), parts = box.x, ""
+    for at, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end")):
+        suffix = f" {unit}" if unit and anchor == "end" else ""
+        rough = round(at, 2 - math.floor(math.log10((high - low) or 1.0)))
+        parts += text(box.across(at), HEIGHT - 8, f"{_short(rough)}{suffix}", text_anchor=anchor, class_="tick")
+    return parts
+
+
+def _names(box: Box, names: Sequence[str]) -> str:
+    """Return names below the horizontal axis, cut to their room."""
+    room, parts = max(2, int((box.right - box.left) / max(1, len(names)) / 6.4)), ""
+    for i, name in enumerate(names):
+        shown = name if len(name) <= room else f"{name[: room - 1]}…"
+        parts += text(box.across(i + 0.5), HEIGHT - 8, shown, text_anchor="middle", class_="tick")
+    return parts
 
 
 def _short(value: float) -> str:

@@ -22,6 +22,10 @@ TERMS = {
     "can show that something broke, and do not show that the model is good.",
     "Probes": "What this system asks for records that its simulated laboratory makes and measures. They are not from a plant.",
     "Shadow": "A challenger: it predicts the same requests and its predictions are not used.",
+    "Importance": "By how much the RMSE on hold-out records grows where a column's values are exchanged among them. Columns that say "
+    "the same share it.",
+    "Effect": "How the prediction changes with a column, on the average of known records: accumulated local effects of a number, "
+    "partial dependence on a category. It describes the model, and not what causes the target.",
     "Contribution": "A column's Shapley value: its share of the difference between this prediction and the mean prediction of known "
     "records, over all orders in which the columns can become known. It describes the model, and not what causes the target.",
     "Distance": "How far a record is from the nearest known one: above 1, further than 95 % of the known ones are from their nearest.",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
@@ -10,6 +15,7 @@ from complex_system.errors import ModelRefusedError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.models.foreign import ForeignRuntime, ModelInput
 from complex_system.serving.models.source import SERVED_FILES, ListedModel, LoadedModel, ModelReference, ModelSource
+from complex_system.tracking.connection import is_refusal, load_mlflow, translated
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 
 
@@ -63,11 +69,52 @@ class MlflowChampionSource(ModelSource):
             raise ModelRefusedError(
                 f"{reference} was trained for pipeline version {ref.pipeline_version}, and this service runs {dataset.version}."
             )
-        takes = ModelInput(str(reference), self._registry.flavor_signature(ref), dataset.feature_names)
-        runtime = ForeignRuntime(str(reference), self._registry.download_flavor(ref), takes)
+        takes = ModelInput(str(reference), _flavor_signature(self._registry.uri, ref), dataset.feature_names)
+        runtime = ForeignRuntime(str(reference), _download_flavor(self._registry.uri, ref), takes)
         metadata = {"framework": ref.framework or "mlflow", "trainer": ref.trainer, "run_id": ref.run_id}
         return LoadedModel(None, metadata, runtime)
 
 
 def _reference(ref: ModelVersionRef) -> ModelReference:
     return ModelReference(ref.model, ref.version, ref)
+
+
+def _flavor_signature(uri: str, ref: ModelVersionRef) -> Any:
+    """Return the signature of a version's MLflow flavor, None where it has none; no code of the model is loaded.
+
+    Raises:
+        ModelRefusedError: It has no ``python_function`` flavor.
+    """
+    what = f"{ref.model} version {ref.version}"
+    with _at(uri, "looking at a model") as mlflow:
+        try:
+            found = mlflow.models.get_model_info(f"models:/{ref.model}/{ref.version}")
+        except mlflow.exceptions.MlflowException as error:
+            if is_refusal(error, "RESOURCE_DOES_NOT_EXIST"):
+                raise ModelRefusedError(f"{what} has neither an ONNX model nor a python_function flavor.") from error
+            raise
+    if "python_function" not in found.flavors:
+        raise ModelRefusedError(f"{what} has neither an ONNX model nor a python_function flavor.")
+    return found.signature
+
+
+def _download_flavor(uri: str, ref: ModelVersionRef) -> Path:
+    """Download the files of a version's MLflow flavor into a new folder, which belongs to the caller."""
+    folder = Path(tempfile.mkdtemp(prefix="foreign-model-"))
+    try:
+        with _at(uri, "downloading a model") as mlflow:
+            mlflow.artifacts.download_artifacts(f"models:/{ref.model}/{ref.version}", dst_path=str(folder))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+@contextmanager
+def _at(uri: str, doing: str) -> Iterator[Any]:
+    """Give MLflow for functions that know no client: they take the address of the process."""
+    mlflow = load_mlflow()
+    with translated(uri, doing):
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        yield mlflow

@@ -25,6 +25,7 @@ from complex_system.monitoring.page.plots import (
 )
 from complex_system.monitoring.page.reading import Reading
 from complex_system.monitoring.page.summaries import Table, champions, errors_of_models
+from complex_system.monitoring.page.views.dependence import DEPENDENCE_PARTS, dependence_card
 from complex_system.monitoring.page.views.promotion import PROMOTION_PARTS, promotion_card
 from complex_system.protocol.training import ComparedModel, Quality, ScoresWithInterval
 
@@ -59,6 +60,7 @@ def skeleton() -> Component:
                     terms=("RMSE", "Hold-out"),
                 ),
             ),
+            dependence_card(),
             promotion_card(),
             card(
                 "Predictions with a true value",
@@ -226,6 +228,7 @@ PARTS = {
     "models-champions-plot": ("figure", _champions_plot),
     "models-champions": ("children", _champions),
     "models-live": ("children", _live),
+    **DEPENDENCE_PARTS,
     **PROMOTION_PARTS,
 }
 VIEW = View("/models", "Models", skeleton, PARTS)
