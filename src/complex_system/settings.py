@@ -254,7 +254,7 @@ class Settings(BaseSettings):
     monitoring_mlflow_days: int = Field(7, ge=1, description="Days that MLflow keeps the metrics of monitoring")
     predictions_days: float = Field(30.0, gt=0, description="Days that served predictions are kept for export")
     predictions_rows: int = Field(
-        2_000_000, ge=0, description="Served predictions that are kept for export, about, the newest; 0 for none"
+        2_000_000, ge=0, description="About how many served predictions are kept for export, the newest; 0 for none"
     )
     monitoring_waiting_hours: float = Field(72.0, gt=0, description="Hours that a prediction waits for its true value")
     silent_after: float = Field(8.0, gt=0, description="Seconds without a heartbeat after which a service counts as silent")

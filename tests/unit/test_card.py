@@ -73,7 +73,7 @@ def test_a_card_says_what_the_comparison_found(subject: CardSubject) -> None:
     quality = subject.result.quality
     assert text.startswith("# plant-lightgbm 3\n")
     for said in (
-        "700 records were trained on, 150 ended the training, 40 were set apart",
+        "700 records were trained on, 150 were for early stopping, 40 were set apart",
         "They are from 2023-11-14 22:13 to 2023-11-15 22:13 UTC.",
         "| a | number | mm | 0 to 1 | 0.25 to 0.75 |",
         f"| Hold-out part, which no trainer saw | 300 | {quality.rmse:.3g} | {quality.rmse_low:.3g} to {quality.rmse_high:.3g} |",

@@ -1,4 +1,4 @@
-"""The commands ``fiot extras champion`` and ``fiot extras retrain``: who is champion, and how it came about."""
+"""The commands ``fiot extras champion`` and ``fiot extras retrain``: who is champion, and how a model was made."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ champion_cmd = typer.Typer(help=_HELP, no_args_is_help=True)
 extras_cmd.add_typer(champion_cmd, name="champion")
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept and shown.", show_default=False)]
-Who = Annotated[str, typer.Option("--who", help="Name of who decides; the user by default.", show_default=False)]
+Who = Annotated[str, typer.Option("--who", help="Your name; the user name by default.", show_default=False)]
 Model = Annotated[
-    str, typer.Option("--model", help="Registered name of another version than the usual one.", show_default=False)
+    str, typer.Option("--model", help="Registered name, for a version other than the usual one.", show_default=False)
 ]
 Version = Annotated[str, typer.Option("--version", help="Its version or alias; the newest by default.", show_default=False)]
 
@@ -75,13 +75,13 @@ def retrain(
         typer.Option(
             "--deployment",
             "-d",
-            help="Whose .env names broker and MLflow; by default the environment does.",
+            help="Deployment whose .env names broker and MLflow; the environment by default.",
             show_default=False,
             autocompletion=deployment_names,
         ),
     ] = "",
 ) -> None:
-    """Train a model again from the records that it was trained on, and compare it with the one of then.
+    """Train a model again on the records that it was trained on, and compare the two.
 
     The records are fetched from the running system and checked against the list of keys and contents that the run has. Where some are
     gone or were replaced, the command says how many, and names the first. Nothing is logged or registered. The exit code is 0 where

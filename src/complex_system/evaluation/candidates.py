@@ -1,9 +1,10 @@
-"""The models that a comparison is of, loaded from the registry."""
+"""The models that a comparison is of, loaded from the registry, and the explanation of its winner."""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,15 +12,24 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from complex_system.errors import ModelRefusedError, UnknownModelError
+from complex_system.errors import (
+    ComplexSystemError,
+    ModelRefusedError,
+    TrackingRefusedError,
+    TrackingUnavailableError,
+    UnknownModelError,
+)
 from complex_system.evaluation.stacking import StackCandidate
+from complex_system.explanation.model import explain_model
 from complex_system.pipeline.pipeline import Pipeline
+from complex_system.protocol.explanation import ModelExplanation
 from complex_system.protocol.scores import CrossValidation
 from complex_system.protocol.training import StackMember
 from complex_system.serving.models.predictor import Predictor
+from complex_system.tracking.model_files import SAMPLE_FILE, decode_sample
 from complex_system.tracking.promotion import ROLLED_BACK, decision_in
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
-from complex_system.training.data import Matrix
+from complex_system.training.data import Matrix, Samples
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 
 log = logging.getLogger(__name__)
@@ -103,6 +113,30 @@ class Candidates:
             return np.asarray(predictor.predict_features(x), dtype=np.float32)
 
         return StackCandidate(ref.model, ref.version, predict, candidate.onnx_model, folds)
+
+
+def explain_version(
+    registry: ModelRegistry, pipeline: Pipeline, ref: ModelVersionRef, holdout: Samples
+) -> ModelExplanation | None:
+    """Return what a registered model depends on; None where it cannot be told, which is no reason to end a comparison. Blocking.
+
+    Raises:
+        TrackingUnavailableError: MLflow does not answer.
+    """
+    began = time.perf_counter()
+    try:
+        onnx_model, metadata = registry.load_onnx_model(ref)
+        sample = registry.load_files(ref, metadata, [SAMPLE_FILE]).get(SAMPLE_FILE)
+        predictor = Predictor(pipeline, ref.model, ref.version, onnx_model, metadata)
+        raw = None if sample is None else decode_sample(sample)
+        found = explain_model((ref.model, ref.version), pipeline, predictor.predict_features, holdout.x, holdout.y, raw)
+    except ComplexSystemError as error:
+        if isinstance(error, TrackingUnavailableError) and not isinstance(error, TrackingRefusedError):
+            raise
+        log.warning("%s version %s cannot be explained: %s", ref.model, ref.version, error.message)
+        return None
+    log.info("Explained %s version %s in %.2f s", ref.model, ref.version, time.perf_counter() - began)
+    return found
 
 
 def kept_members(metadata: Mapping[str, Any]) -> tuple[StackMember, ...]:

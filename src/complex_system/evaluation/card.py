@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -10,19 +11,25 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from complex_system.domain.dataset import Dataset
+from complex_system.errors import ModelRefusedError, TrackingRefusedError, TrackingUnavailableError
 from complex_system.evaluation.results import Comparison, Result
 from complex_system.evaluation.verdict import format_figure
 from complex_system.monitoring.page.svg import Box, nice_ticks, safe, svg, tag, text
 from complex_system.protocol.training import ScoresWithInterval
-from complex_system.tracking.promotion import CARD_HTML, CARD_MARKDOWN
-from complex_system.training.conformal import Intervals
+from complex_system.tracking.model_files import SAMPLE_FILE, TRAINING, decode_sample
+from complex_system.tracking.promotion import CARD_HTML, CARD_MARKDOWN, PromotionRegistry
+from complex_system.tracking.registry import ONNX_FOLDER
+from complex_system.training.conformal import INTERVALS_FILE, Intervals
 from complex_system.training.data import Matrix
-from complex_system.training.training_set import TrainingSet
+from complex_system.training.training_set import TRAINING_SET, TrainingSet
+
+log = logging.getLogger(__name__)
 
 FEW = 200
 """Hold-out records below which the card says that its figures are uncertain."""
@@ -74,6 +81,36 @@ def make_card(subject: CardSubject) -> dict[str, bytes]:
     return {CARD_MARKDOWN: marks.encode(), CARD_HTML: page.encode()}
 
 
+def write_cards(registry: PromotionRegistry, dataset: Dataset, comparison: Comparison) -> None:
+    """Write the card of every new model. Blocking. A model whose card cannot be made does not hold up the round.
+
+    Raises:
+        TrackingUnavailableError: MLflow does not answer; call it again.
+    """
+    for result in comparison.results:
+        if result.incumbent:
+            continue
+        try:
+            registry.write_card(result.ref, make_card(_subject(registry, dataset, comparison, result)))
+        except (TrackingRefusedError, ModelRefusedError, msgspec.MsgspecError) as error:
+            log.warning("%s has no card: %s", result.label, error)
+        except TrackingUnavailableError:
+            raise
+        except Exception:
+            log.exception("%s has no card", result.label)
+
+
+def _subject(registry: PromotionRegistry, dataset: Dataset, comparison: Comparison, result: Result) -> CardSubject:
+    trained = registry.read(result.ref, TRAINING, (TRAINING_SET,)).get(TRAINING_SET)
+    beside = registry.read(result.ref, ONNX_FOLDER, (INTERVALS_FILE, SAMPLE_FILE))
+    return CardSubject(
+        dataset, comparison, result,
+        None if trained is None else msgspec.json.decode(trained, type=TrainingSet),
+        Intervals.decoded(beside[INTERVALS_FILE]) if INTERVALS_FILE in beside else None,
+        decode_sample(beside[SAMPLE_FILE]) if SAMPLE_FILE in beside else None,
+    )  # fmt: skip
+
+
 def _head(subject: CardSubject) -> Section:
     dataset, result, comparison = subject.dataset, subject.result, subject.comparison
     target = dataset.column(dataset.target)
@@ -99,8 +136,8 @@ def _data(subject: CardSubject) -> Section:
     sentences = []
     if trained is not None:
         sentences.append(
-            f"{trained.train:,} records were trained on, {trained.validation:,} ended the training, {trained.calibration:,} were set "
-            f"apart for intervals. {_period(trained)}"
+            f"{trained.train:,} records were trained on, {trained.validation:,} were for early stopping, {trained.calibration:,} "
+            f"were set apart for intervals. {_period(trained)}"
         )
     sentences += [f"Records are divided by {dataset.split_rule}: the error is that for {dataset.split.question}."]
     rows: list[Sequence[str]] = [("Column", "Type", "Unit", "Declared", "In a sample of the training", "Description")]

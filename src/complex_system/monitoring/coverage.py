@@ -25,7 +25,7 @@ class Coverage:
         self._widths: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
     def told(self, event: PredictionMade) -> None:
-        """Take up the half width of the model's intervals."""
+        """Keep the half width of the model's intervals."""
         if event.half_width is not None:
             self._widths[event.model, event.version] = event.half_width, event.calibrated
             self._widths.move_to_end((event.model, event.version))

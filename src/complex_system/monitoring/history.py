@@ -187,7 +187,7 @@ class History:
 
     def crowned(self, champion: Champion) -> None:
         """Record a champion; the same one again changes nothing."""
-        if self.champions and _identity(self.champions[-1]) == _identity(champion):
+        if self.champions and self.champions[-1].name == champion.name:
             return
         self.champions.append(champion)
         self._change(CHAMPIONS, f"{int(champion.at * 1000)}", champion.at, champion)
@@ -304,10 +304,6 @@ class History:
         _drop(self._minutes, self._complete_from)
         _drop(self._hours, now - self._kept)
         _drop(self._samples, now - SAMPLES_KEPT)
-
-
-def _identity(champion: Champion) -> tuple[str, str]:
-    return champion.model, champion.version
 
 
 def _readable(newest_first: Sequence[Document], body: type[M]) -> list[M]:

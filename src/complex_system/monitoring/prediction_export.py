@@ -1,4 +1,4 @@
-"""The kept predictions beside the lab's values as CSV or Parquet, page by page, so that memory does not grow with their number."""
+"""The kept predictions beside the true values as CSV or Parquet, page by page, so that memory does not grow with their number."""
 
 from __future__ import annotations
 

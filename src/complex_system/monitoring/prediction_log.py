@@ -1,4 +1,4 @@
-"""Every served prediction, kept in the database for a bounded time, to be read beside the lab's values.
+"""Every served prediction, kept in the database for a bounded time, to be read beside the true values.
 
 Predictions are kept in blocks: those of one model within a minute, at most 1,000. A block is written again while it grows, so that
 a crash loses seconds and a million predictions are some thousand documents.
@@ -84,7 +84,7 @@ class _Open:
         self._left = BLOCK_CHARACTERS
 
     def add(self, at: float, each: PredictedRecord, warning: str) -> bool:
-        """Add a prediction; return False where it belongs into another block."""
+        """Add a prediction; return False where it belongs to another block."""
         block, key = self.block, each.id or ""
         size = len(key) + len(warning)
         is_in_time = begin_of(at, MINUTE) == begin_of(block.at, MINUTE)
@@ -104,7 +104,7 @@ class PredictionLog:
     """Keeps predictions in the database, the newest ones. All methods run in one thread."""
 
     def __init__(self, days: float, rows: int) -> None:
-        """Make a log that knows nothing yet.
+        """Make an empty log.
 
         Args:
             days: How long predictions are kept.
@@ -152,7 +152,7 @@ class PredictionLog:
         return sum(len(each.block.keys) for each in self._unwritten.values())
 
     async def save(self, documents: Documents, now: float) -> None:
-        """Write what is new, and delete what is too old or too much.
+        """Write what is new, and delete what is beyond the limits.
 
         Raises:
             ComplexSystemError: The database is away; the next call goes on.

@@ -284,9 +284,6 @@ def target_of(monitor: Monitor) -> Described:
     return Described(name=column.name, unit=column.unit, description=column.description)
 
 
-# Inside
-
-
 def _figures(each: ServedMetrics) -> ServiceFigures:
     model = ServedModel(model=each.served.model, version=each.served.version)
     return ServiceFigures(model=model, performance=each.performance, origin=each.served.origin, latency=each.latency)

@@ -12,8 +12,6 @@ Key = Annotated[str, Meta(min_length=1, max_length=64)]
 """Key of a record, and a pipeline version: 1 to 64 characters."""
 Limit = Annotated[int, Meta(ge=1)]
 """Rows that are wanted. A page never holds more than ``MAX_PAGE_ROWS``; its cursor says that there are more."""
-MAX_DIFFERING = 20
-"""Keys of conflicts in a reply."""
 Value = bool | int | float | str | list[str | float] | None
 """A value of a raw record."""
 MAX_KEYS = 5000

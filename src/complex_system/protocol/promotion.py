@@ -11,7 +11,7 @@ from complex_system.protocol.base import Empty, Message, Request
 Action = Literal["approve", "pin", "unpin", "roll-back"]
 """What a person decides: crown a version, keep the champion whatever rounds find, end that, or return to an earlier champion."""
 Mode = Literal["automatic", "approved"]
-"""Whether the winner of a round becomes champion at once, or candidate until a person approves it."""
+"""Whether the winner of a round becomes champion immediately, or candidate until a person approves it."""
 
 
 class ChampionRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,5 +107,5 @@ DECIDE_ON_CHAMPION = Request(
     "decide-on-champion",
     ChampionRequest,
     Promotion,
-    "Carry out a person's decision, and return what is so after it; refused with the reason where it cannot be done.",
+    "Carry out a person's decision, and return the state after it; refused with the reason where it cannot be done.",
 )

@@ -28,7 +28,7 @@ from complex_system.tracking.model_files import SAMPLE_FILE, decode_sample
 MAX_RECORDS = 100
 """Records of one request, at most."""
 MAX_REQUESTS = 16
-"""Requests that are explained or wait for it at the same time; further ones are told to come again."""
+"""Requests that are explained or wait for it at the same time; further ones are refused as busy."""
 
 
 class ExplanationResult(msgspec.Struct, frozen=True):

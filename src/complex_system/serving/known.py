@@ -19,9 +19,10 @@ TYPICAL, FAR = 95.0, 99.0
 """Percentiles of the known records' distances from their nearest neighbour: the first counts as the distance 1, what lies beyond the
 second is far."""
 _AT_ONCE = 256
+"""Rows whose distances are held at the same time."""
 _SMALLEST = 1e-9
 _LEAST = 0.05
-"""Distance that is 1 at least, in standard deviations: where most records are copies of others, half of them have the distance 0."""
+"""Smallest distance that may count as 1, in standard deviations: where most records are copies, half of them have the distance 0."""
 
 
 class KnownRecords:
@@ -32,7 +33,7 @@ class KnownRecords:
     is that of the records and of 256 rows of distances, in single precision.
 
     Attributes:
-        limit: The distance that 99 % of the records have, of these units: a record beyond it is far from what is known.
+        limit: 99 % of the records are within this distance of their nearest, in these units; a record beyond it is far.
     """
 
     def __init__(self, features: Matrix) -> None:

@@ -58,7 +58,7 @@ class RecordFrame:
 
     Attributes:
         records: Their numbers (``ROW``), keys and declared columns, in the types of the pipeline.
-        faults: Why the other rows are no records of the data set, by number.
+        faults: Why the other rows are not records of the data set, by number.
         keys_made: Records whose key was made here.
     """
 

@@ -22,14 +22,15 @@ import msgspec
 from complex_system.domain.columns import ORDER
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
-from complex_system.protocol.database import MAX_DIFFERING, ConflictMessage, DifferingValue, Saved
+from complex_system.protocol.database import ConflictMessage, DifferingValue, Saved
 from complex_system.storage.envelope import Digest
 
 log = logging.getLogger(__name__)
 
 CONFLICTS = "KIOptiPackConflicts"
 """The table or collection; one entry for each key and content."""
-
+MAX_DIFFERING = 20
+"""Keys of conflicts in a reply."""
 
 Orders = float | Sequence[float | None] | None
 """Orders of the records of a batch: one for all, or one a record; None where the sender does not say one."""

@@ -41,7 +41,7 @@ INTERVALS_FILE = "intervals.json"
 SHARE, LIMIT = 0.05, 1000
 """Labelled records that are set apart for the calibration: this share of all, at most so many."""
 _TYPICAL = 0.9 * LIMIT
-"""How many they are of large data: their number is a little random, and may not reach the limit."""
+"""Number aimed at with large data: it is a little random, and must not exceed the limit."""
 _UNITS = 19
 """Independent records or groups that are set apart, at least about: with 19 the largest level is 95 %."""
 _FEWEST = 9
@@ -167,10 +167,9 @@ def interval_files(
 def set_apart(dataset: Dataset, data: TrainingData, labelled: int = 0) -> TrainingData:
     """Return training data without the calibration records, and these beside them; as they are where they are too few.
 
-    The records are those with the smallest hash of what they are. So every trainer sets the same ones apart, and who has an even
-    sample of the records, or more of them than a moment ago, sets none apart that others have trained on. Copies and groups stay
-    together. With a split by time they are the newest of the validation part, so that they are predicted from the past, and the
-    training loses none.
+    The records are those with the smallest hash of what they are. So every trainer sets the same ones apart. One that has an even
+    sample of the records, or some newer ones, sets none apart that the others have trained on. Copies and groups stay together. With
+    a split by time they are the newest of the validation part, so that they are predicted from the past, and the training loses none.
 
     Args:
         dataset: Declares the split.
@@ -212,7 +211,7 @@ def _units(samples: Samples, *, alike: bool) -> Hashes:
 
 
 def _chosen(units: Hashes, share: float, limit: float) -> Mask:
-    """Return this share of the units in the order of a hash of theirs, and enough of them, with at most so many records; or none."""
+    """Choose this share of the units by the order of their hashes, ``_UNITS`` at least, with ``limit`` records at most; or none."""
     names, numbers, sizes = np.unique(units, return_inverse=True, return_counts=True)
     # Not in the order of the names themselves: by that groups are divided into parts.
     places = names * np.uint64(0x9E3779B97F4A7C15)

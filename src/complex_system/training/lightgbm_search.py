@@ -22,7 +22,7 @@ STARTUP = 10
 PLATEAU = 0.002
 """Loss beyond the least, relative to it, that is given up for fewer rounds: near their end, curves are flat."""
 _PRUNE_AFTER = 5
-"""Trials that are never pruned: the first medians."""
+"""Number of first trials that are never pruned: they make the first medians."""
 
 Curve = npt.NDArray[np.float64]
 """Loss on a validation part after every round."""
@@ -41,7 +41,7 @@ class Found:
         rounds: The best number of boosting rounds over all folds, by the samples of a fold; 0 where nothing was found.
         trials: Settings that were tried, the default ones and those that were given up early included.
         in_time: Whether all trials were made; with a time limit that is hit, another run may find something else.
-        gain: Loss of the settings by that of the default ones; too good by what chance adds to the best of many.
+        gain: Loss of the settings divided by that of the default ones; a little too good, because they are the best of many.
     """
 
     settings: Mapping[str, Parameter] = field(default_factory=dict)

@@ -31,7 +31,7 @@ from complex_system.training.split import Part, contents_of
 
 TRAINING_SET, RECORDS = "training_set.json", "training_set.arrow"
 MAX_LISTED = 1_000_000
-"""Records whose keys are kept, at most; of more only the digest is."""
+"""Records whose keys are kept, at most; of more, only the digest is kept."""
 NAMED = 5
 """Keys that a refusal names, the first ones."""
 _PARTS = (Part.TRAIN, Part.VALIDATION)
@@ -52,7 +52,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
         since: Only records whose time is later were used, seconds since 1970 (UTC); None for all.
         after: Only records with larger keys were used; None for all.
         train: Records that were trained on.
-        validation: Records that ended the training.
+        validation: Records that early stopping judged by.
         calibration: Records that were set apart for the intervals.
         first: Earliest time of the records, seconds since 1970 (UTC); None where it is not known.
         last: The latest one.
@@ -108,7 +108,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
         return trainer
 
     def other_versions(self) -> list[str]:
-        """Return the libraries whose version is another one now, as ``name now (then ...)``."""
+        """Return the libraries whose version has changed, as ``name now (then ...)``."""
         now = versions_of(tuple(self.versions))
         return [
             f"{name} {now.get(name, 'missing')} (then {then})"
@@ -188,7 +188,7 @@ def rebuilt(dataset: Dataset, listed: pa.Table, raw: pa.Table) -> TrainingData:
         raw: Their raw records, as far as they are there, in any order.
 
     Raises:
-        TrainingFailedError: Records are missing, or are others than they were; the message says how many, and names the first.
+        TrainingFailedError: Records are missing or have changed; the message says how many, and names the first.
     """
     processed, _ = Pipeline(dataset).split(raw)
     places = {key: place for place, key in enumerate(processed.get_column(ID).to_list())}

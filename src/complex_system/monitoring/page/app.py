@@ -1,6 +1,6 @@
 """The Dash application: one shell, seven views, one clock.
 
-It reads. Decisions about the champion, and questions to it, are sent to who carries them out.
+It only reads: decisions about the champion, and questions to it, go to the services that answer them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from dash.exceptions import PreventUpdate
 from plotly.utils import PlotlyJSONEncoder
 
 from complex_system import __version__
+from complex_system.errors import ComplexSystemError
+from complex_system.http.responses import status_of
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page import answers
-from complex_system.monitoring.page.card import Card, show_cards
 from complex_system.monitoring.page.components import SIGNS, View, attributes, sign
 from complex_system.monitoring.page.formatting import Clock, Level, Viewer
 from complex_system.monitoring.page.gateway import WsgiGateway
@@ -48,6 +49,10 @@ _STATUS: dict[Level, str] = {"bad": "Needs attention", "warn": "Worth a look", "
 
 Read = Callable[[Period], Reading]
 """Takes a reading; called in a thread."""
+Card = Callable[[str, str], bytes | None]
+"""Returns the HTML of the card of a model and version, None where it has none; called in a thread."""
+CARD_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'"
+"""A card comes from MLflow, where others may have put another document: it runs nothing, and is a page of no origin."""
 
 
 def page_of(
@@ -174,6 +179,21 @@ def make_page(
         return answer
 
     return server
+
+
+def show_cards(server: flask.Flask, card: Card) -> None:
+    """Register the path ``/card?model=...&version=...``."""
+
+    @server.route("/card")
+    def show() -> flask.Response:
+        model, version = (flask.request.args.get(name, "") for name in ("model", "version"))
+        try:
+            content = card(model, version)
+        except ComplexSystemError as error:
+            return flask.Response(f"{error.message}\n", status_of(error), mimetype="text/plain")
+        if content is None:
+            return flask.Response(f"{model} {version} has no card.\n", 404, mimetype="text/plain")
+        return flask.Response(content, mimetype="text/html", headers={"Content-Security-Policy": CARD_POLICY})
 
 
 def shell(facts: Facts, refresh: float) -> Component:

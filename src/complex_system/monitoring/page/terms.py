@@ -44,7 +44,7 @@ TERMS = {
     "p50, p95, p99": "The time within which 50, 95 and 99 of 100 requests were answered.",
     "Restarts": "How often a process took the place of one that had ended without saying so. What was stopped and started again, such "
     "as the whole system, does not count.",
-    "Heartbeat": "Age of the last sign of life of the replica heard from least recently.",
+    "Heartbeat": "Time since the last heartbeat, of the replica that was heard from least recently.",
 }
 
 

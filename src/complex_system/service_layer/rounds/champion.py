@@ -12,14 +12,14 @@ from typing import Protocol, TypeVar
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import NotEnoughDataError, TrainingFailedError, UnknownModelError
+from complex_system.evaluation.candidates import explain_version
+from complex_system.evaluation.card import write_cards
 from complex_system.evaluation.comparison import ComparisonRequest, ModelComparison, ToCompare, linear_result
-from complex_system.evaluation.explained import explain_version
 from complex_system.evaluation.mlflow_log import ComparisonLog
 from complex_system.evaluation.results import Comparison
 from complex_system.evaluation.verdict import format_figure
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.training import ChampionChanged, ComparisonFinished
-from complex_system.service_layer.rounds.cards import write_cards
 from complex_system.service_layer.rounds.labelled_data import LabelledData
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker

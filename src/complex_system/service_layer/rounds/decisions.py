@@ -1,4 +1,4 @@
-"""What people decide about the champion: carried out in the registry, kept in its tags and in the database, and told."""
+"""Decisions of people about the champion: carried out in the registry, kept in its tags and in the database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DECISIONS = "decision"
 SHOWN = 50
 """Decisions that are shown, the newest."""
 _AHEAD = 86_400.0
-"""Seconds by which the clock of who decided before may have been ahead."""
+"""Seconds by which the clock of an earlier decision may have been ahead."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class ChampionDecisions:
     _known: list[ChampionDecision] = field(default_factory=list, init=False)
 
     async def carry_out(self, asked: ChampionRequest) -> tuple[Promotion, ChampionChanged | None]:
-        """Carry out a decision; return what is so after it, and what there is to announce of a new champion.
+        """Carry out a decision; return the state after it, and what to announce of a new champion.
 
         Raises:
             InvalidRequestError: It cannot be done; the message says why.
@@ -81,7 +81,7 @@ class ChampionDecisions:
         return msgspec.structs.replace(await self.state(), message=message), changed
 
     async def state(self) -> Promotion:
-        """Return which versions have which part, and what people decided; without the newest decisions where the database is away."""
+        """Return champion, candidate, pin and decisions; without the newest decisions where the database is away."""
         await self.save()
         try:
             found = await self.documents.between(DECISIONS, 0.0, time.time() + _AHEAD, newest_first=True, most=SHOWN)

@@ -1,4 +1,4 @@
-"""Handlers for those who try the champion: nobody hears of these predictions, and none counts as one that failed."""
+"""Handlers for trying the champion: its predictions are not announced, and those that fail are not counted."""
 
 from __future__ import annotations
 

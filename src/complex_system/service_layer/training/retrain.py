@@ -1,4 +1,4 @@
-"""Train a model again, from the records that it was trained on, and compare it with the one of then."""
+"""Train a model again on the records that it was trained on, and compare the two."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def retrain(
         model_key: With it, the model must be signed by a trainer of this deployment.
 
     Raises:
-        ComplexSystemError: It cannot be repeated, or the model is another one; the message says why.
+        ComplexSystemError: It cannot be repeated, or the model is a different one; the message says why.
     """
     run = await asyncio.to_thread(load_training_run, tracking_uri, run_id, model_key)
     described, listed = read_training_set(run.files)
@@ -52,10 +52,10 @@ async def retrain(
     )
     others = described.other_versions()
     if others:
-        say(f"Other versions than then, so the model may differ: {', '.join(others)}.")
+        say(f"Library versions have changed, so the model may differ: {', '.join(others)}.")
     raw = await DatabaseClient(requester).raw_by_keys(listed.column(0).to_pylist())
     data = await asyncio.to_thread(rebuilt, run.dataset, listed, raw)
-    say("All records are there, with the values of then.")
+    say("All records are there, with the same values.")
     trainer, began = await asyncio.to_thread(described.new_trainer), time.monotonic()
     model = await asyncio.to_thread(partial(trainer.fit, data, lambda _: None))
     say(f"Trained in {time.monotonic() - began:.1f} s.")
@@ -70,6 +70,6 @@ async def retrain(
     difference = float(np.max(np.abs(now.astype(np.float64) - then))) / spread
     text = f"its predictions of these records differ by at most {difference:.2g} of the target's standard deviation"
     if not difference <= TOLERANCE:
-        why = f" Other versions than then: {', '.join(others)}." if others else ""
-        raise TrainingFailedError(f"{label} is another model now: {text}, more than {TOLERANCE:g}.{why}")
+        why = f" Library versions have changed: {', '.join(others)}." if others else ""
+        raise TrainingFailedError(f"{label} is a different model now: {text}, more than {TOLERANCE:g}.{why}")
     say(f"The same model: {text}; up to {TOLERANCE:g} is the rounding of another order of additions.")

@@ -187,7 +187,7 @@ def _intervals_of(label: str, files: Mapping[str, bytes]) -> Intervals | None:
         return None
     try:
         return Intervals.decoded(content)
-    except ModelRefusedError as error:  # of another release; the predictions are none the worse
+    except ModelRefusedError as error:  # of another release; predictions do not need them
         log.warning("%s is served without intervals: %s", label, error.message)
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -18,6 +18,7 @@ from complex_system.errors import ComplexSystemError, InvalidRecordError, Nobody
 from complex_system.http.limits import LimitedRequest
 from complex_system.http.login import Login
 from complex_system.http.responses import REQUEST_ID, json_response
+from complex_system.protocol.serving import ExplainedPrediction, ExplanationMethod
 from complex_system.serving.engine import PredictionEngine
 from complex_system.serving.known import RecordWarning
 from complex_system.serving.metrics import CONTENT_TYPE, ServingMetrics
@@ -32,7 +33,6 @@ from complex_system.serving.rest.endpoint import (
     Responses,
     Routes,
 )
-from complex_system.serving.rest.explain import explain_routes
 from complex_system.serving.rest.mlflow_scoring import scoring_routes
 from complex_system.serving.rest.oip import InferenceError, oip_routes
 from complex_system.serving.rest.openapi import documentation_routes
@@ -80,6 +80,21 @@ class Predictions(msgspec.Struct, frozen=True):
     warnings: list[Warned] | msgspec.UnsetType = msgspec.UNSET
     intervals: list[tuple[float, float]] | msgspec.UnsetType = msgspec.UNSET
     record_warnings: list[list[RecordWarning]] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Explained(msgspec.Struct, frozen=True):
+    """One explanation for each record, in the order of the records. Base and contributions add up to the prediction."""
+
+    explanations: list[ExplainedPrediction]
+    base: Annotated[float, msgspec.Meta(description="Mean prediction of the background records.")]
+    background: Annotated[int, msgspec.Meta(description="Number of background records, of the model's training.")]
+    method: Annotated[
+        ExplanationMethod,
+        msgspec.Meta(description="Whether all coalitions of columns were evaluated, or a sample of orders."),
+    ]
+    model: PredictingModel
+    pipeline_version: str
+    request_id: str
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -146,7 +161,7 @@ def make_app(
     backend = Backend(engine, counting, api_key, broker_connected if broker_needed else None)
     # The router tries them in this order; the documentation is asked for least.
     routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
-    routes += explain_routes(backend, OWN_ERRORS) + suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
+    routes += suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
     documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.
@@ -182,10 +197,13 @@ OWN_ERRORS = ErrorFormat(Error, _error, invalid_record=422)
 
 
 def predict_routes(backend: Backend) -> list[Route]:
-    """Return ``/predict``."""
+    """Return ``/predict`` and ``/explain``."""
     routes = Routes(backend, OWN_ERRORS, "predict")
     responses: Responses = {200: Predictions, 400: Error, 409: Error, 413: Error, 415: Error, 422: Error, 503: Error}
     routes.add("/predict", predict, "Predict raw records", responses, method="POST", body=records_body)
+    explained = responses | {200: Explained}
+    about = "Predict raw records, with the contribution of each raw column"
+    routes.add("/explain", explain, about, explained, method="POST", body=records_body)
     return routes.routes
 
 
@@ -219,6 +237,20 @@ async def predict(request: PredictionRequest) -> Response:
     content = Predictions(
         result.predictions, model, info.pipeline_version, request.id, warned or msgspec.UNSET, intervals, warnings
     )
+    return json_response(content, headers=request.answer_headers)
+
+
+async def explain(request: PredictionRequest) -> Response:
+    """Explain the predictions of raw records."""
+    request.require_json()
+    batch, predictor = await request.read(BatchReader.body)
+    result = await request.backend.engine.explanations.explain(batch, predictor)
+    request.outside = result.outside
+    info = result.model
+    content = Explained(
+        list(result.explanations), result.base, result.background, result.method,
+        PredictingModel(info.name, info.version, info.framework), info.pipeline_version, request.id,
+    )  # fmt: skip
     return json_response(content, headers=request.answer_headers)
 
 

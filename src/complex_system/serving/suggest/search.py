@@ -24,7 +24,7 @@ MAX_EVALUATIONS = 24_000
 APART = 0.1
 """Two solutions differ in one column at least: by this part of its bounds, or by another choice."""
 TOLERANCE = 0.01
-"""A value is reached where the prediction differs from it by so many standard deviations of the known records' predictions."""
+"""A value is reached where the prediction differs from it by at most so many standard deviations of the known records' predictions."""
 _POPULATION = (32, 96)
 _PER_DIMENSION = 12
 _FROM_KNOWN = 0.5
@@ -35,9 +35,9 @@ _UNKNOWN = 1.0
 _NEARER = 0.05
 """Among settings that are as good and as known, the nearer ones are preferred."""
 _SAME = 1e-3
-"""Standard deviation of the costs of a population that has come to its end."""
+"""Standard deviation of a population's costs at which a run ends."""
 _FULL = 10.0
-"""What a point costs that is not apart from a solution found before."""
+"""Cost that is added to a point that is too near to an earlier solution."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Found:
     Attributes:
         points: The solutions, shape (k, d), the best first.
         evaluations: Number of predictions.
-        complete: Whether no run was cut off by the time.
+        complete: Whether no run was cut off by the time limit.
     """
 
     points: Numbers
