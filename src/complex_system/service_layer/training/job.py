@@ -112,7 +112,7 @@ class TrainingJob:
         await self._announce("fetching")
         data = await self._timed("fetching", self._fetch())
         trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
-        # With many records the first model comes soon, and the next one is searched for.
+        # With many records the first model is trained without a search, so that it is there soon.
         if trainer.searches and (self._few is not None or self._service.has_trained):
             await self._service.set_state("working", f"searching for parameters with {len(data.train)} samples")
             await self._announce(SEARCHING)

@@ -61,7 +61,7 @@ def _about(reading: Reading) -> dict[Action, KnownVersion]:
 def _now(reading: Reading, _: Viewer) -> Any:
     found = reading.models.promotion
     if found is None:
-        return empty("ml_consumer has not told yet.")
+        return empty("Not known yet: ml_consumer has not answered.")
     mode = "A person approves every new champion." if found.mode == "approved" else "The winner of a round becomes champion."
     lines = [html.P([mode, f" Champion: {found.champion.label if found.champion else NONE}."])]
     if found.candidate is not None:
