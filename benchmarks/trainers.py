@@ -122,14 +122,15 @@ def _pytorch() -> tuple[Any, ...]:
 def _keras() -> tuple[Any, ...]:
     import keras
 
-    from complex_system.training.tensorflow import TensorFlowTrainer
+    from complex_system.training.tensorflow import HIDDEN, TensorFlowTrainer
 
     parameters = TrainingParameters(epochs=1)
 
     def alone(data: TrainingData) -> None:
         inputs = keras.Input((data.train.x.shape[1],))
-        hidden = keras.layers.Dense(64, activation="relu")(keras.layers.Dense(64, activation="relu")(inputs))
-        model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+        hidden = keras.layers.Dense(HIDDEN, activation="relu")(keras.layers.Dense(HIDDEN, activation="relu")(inputs))
+        linear = keras.layers.Dense(1, use_bias=False)(inputs)
+        model = keras.Model(inputs, keras.layers.Add()([keras.layers.Dense(1)(hidden), linear]))
         model.compile(optimizer=keras.optimizers.Adam(0.001), loss="mse")
         validation = (data.validation.x, data.validation.y)
         model.fit(
