@@ -7,6 +7,7 @@ long as the method's sources are the same, also on another machine.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import warnings
@@ -48,19 +49,18 @@ def measure(*, quick: bool) -> Iterator[Table]:
 
 
 def fill(results: Results, names: Sequence[str], methods: Sequence[str], repeats: int, minutes: float) -> None:
-    """Measure the folds that are missing, a fold of all methods at a time, until the time is over."""
+    """Measure the folds that are missing until the time is over: all methods on a fold of each table, then on the next one."""
     until = time.monotonic() + 60 * minutes
     loaded = {name: load(name) for name in names}
-    for repeat in range(repeats):
-        for name, table in loaded.items():
-            for fold, (train, scored) in enumerate(table.folds(repeat)):
-                runs = Runs(Keyed(tuple(f"{table.name} {number}" for number in range(len(train))), train), table.names)
-                for method in methods:
-                    if (name, method, repeat, fold) in results:
-                        continue
-                    if time.monotonic() > until:
-                        return
-                    _run(results, runs, scored, (name, method, repeat, fold))
+    for repeat, fold, (name, table) in itertools.product(range(repeats), range(FOLDS), loaded.items()):
+        train, scored = list(table.folds(repeat))[fold]
+        runs = Runs(Keyed(tuple(f"{name} {number}" for number in range(len(train))), train), table.names)
+        for method in methods:
+            if (name, method, repeat, fold) in results:
+                continue
+            if time.monotonic() > until:
+                return
+            _run(results, runs, scored, (name, method, repeat, fold))
 
 
 def _run(results: Results, runs: Runs, scored: Samples, key: Key) -> None:

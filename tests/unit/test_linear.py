@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from complex_system.training import linear
 from complex_system.training.base import score
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import LinearModel, fit_linear
@@ -41,13 +42,14 @@ def test_a_constant_feature_and_copies_of_one_are_no_fault() -> None:
     assert fit.weights == pytest.approx([2, 2, 0], abs=1e-5)
 
 
-def test_the_penalty_is_scikit_learns_where_features_are_alike_and_records_few() -> None:
+def test_the_penalty_is_scikit_learns_where_features_are_alike_and_records_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spectra: neighbouring columns hardly differ, and least squares of them is worse than the mean."""
     random = np.random.default_rng(5)
     hidden = random.normal(0, 1, (120, 3))
     x = (hidden @ random.normal(0, 1, (3, 60)) + random.normal(0, 0.05, (120, 60))).astype(np.float32)
     y = (hidden @ [2.0, -1.0, 0.5] + random.normal(0, 0.3, 120)).astype(np.float32)
     train, later = Samples(x[:70], y[:70]), Samples(x[70:], y[70:])
+    monkeypatch.setattr(linear, "_BLOCK", 32)
     fit = fit_linear(train)
     expected = ridge(len(train)).fit(train.x.astype(np.float64), train.y)
     assert fit.penalty == pytest.approx(expected[-1].alpha_ / len(train))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ PENALTIES = np.logspace(-8, 1, 28)
 """Penalties to choose from, each a multiple of the number of records; the smallest is least squares but for its rounding."""
 _MAX_LEVERAGE = 1 - 1e-6
 """A penalty with which a record is predicted by its own target alone cannot be judged by leaving the record out."""
+_BLOCK = 16_384
+"""Records in double precision at the same time."""
 
 
 @dataclass(frozen=True)
@@ -47,38 +50,37 @@ def fit_linear(train: Samples) -> LinearFit:
 
     The error of a record that was left out follows from its residual r and its leverage h as r / (1 - h), without another fit:
     D. Allen, The Relationship between Variable Selection and Data Augmentation and a Method for Prediction, Technometrics 16 (1974).
+
+    Of all records there is a sum of products only, so the memory does not grow with their number.
     """
+    n, mean = len(train), float(train.y.mean(dtype=np.float64))
     centre = train.x.mean(axis=0, dtype=np.float64).astype(np.float32)  # as the ONNX model subtracts it
-    x, mean, n = train.x.astype(np.float64) - centre, float(train.y.mean(dtype=np.float64)), len(train)
-    rest = x.mean(axis=0)
-    scale = x.std(axis=0)
+
+    def blocks() -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        for begin in range(0, n, _BLOCK):
+            place = slice(begin, begin + _BLOCK)
+            yield train.x[place].astype(np.float64) - centre, train.y[place].astype(np.float64) - mean
+
+    rest = np.sum([x.sum(axis=0) for x, _ in blocks()], axis=0) / n
+    scale = np.sqrt(np.sum([((x - rest) ** 2).sum(axis=0) for x, _ in blocks()], axis=0) / n)
     scale[scale <= 1e-9 * np.abs(train.x).max(axis=0)] = 1.0  # a constant's deviation is what its mean was rounded by
-    left, singular, right = _decomposed((x - rest) / scale)
-    y = train.y - mean
-    projected, shares = left.T @ y, left**2
-    best, chosen = np.inf, PENALTIES[-1]
-    for penalty in PENALTIES[::-1]:
-        kept = singular**2 / (singular**2 + n * penalty)
-        leverage = shares @ kept + 1 / n
-        if leverage.max() > _MAX_LEVERAGE:
-            break
-        error = float(np.mean(((y - left @ (kept * projected)) / (1 - leverage)) ** 2))
-        if error < best:
-            best, chosen = error, penalty
-    weights = right.T @ (singular / (singular**2 + n * chosen) * projected) / scale
-    return LinearFit(centre, weights, float(mean - rest @ weights), float(chosen))
-
-
-def _decomposed(matrix: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
-    """Return the singular value decomposition, without the part that is zero."""
-    try:
-        return tuple(np.linalg.svd(matrix, full_matrices=False))
-    except (
-        np.linalg.LinAlgError
-    ):  # its algorithm, divide and conquer, ends without a result for some matrices of deficient rank
-        from scipy.linalg import svd
-
-        return tuple(svd(matrix, full_matrices=False, lapack_driver="gesvd"))
+    products, moments = np.zeros((len(centre), len(centre))), np.zeros(len(centre))
+    for x, y in blocks():
+        scaled = (x - rest) / scale
+        products, moments = products + scaled.T @ scaled, moments + scaled.T @ y
+    values, vectors = np.linalg.eigh(products)
+    moments = vectors.T @ moments
+    shrunk = 1 / (np.maximum(values, 0)[:, None] + n * PENALTIES)
+    errors, largest = np.zeros(len(PENALTIES)), np.zeros(len(PENALTIES))
+    for x, y in blocks():
+        turned = (x - rest) / scale @ vectors
+        leverages = turned**2 @ shrunk + 1 / n
+        left_out = (y[:, None] - turned @ (shrunk * moments[:, None])) / np.maximum(1 - leverages, 1 - _MAX_LEVERAGE)
+        errors, largest = errors + (left_out**2).sum(axis=0), np.maximum(largest, leverages.max(axis=0))
+    judged = np.where(largest <= _MAX_LEVERAGE, errors, np.inf)
+    chosen = len(PENALTIES) - 1 - int(np.argmin(judged[::-1]))  # of equal ones the largest
+    weights = vectors @ (shrunk[:, chosen] * moments) / scale
+    return LinearFit(centre, weights, float(mean - rest @ weights), float(PENALTIES[chosen]))
 
 
 class LinearModel(TrainedModel):
