@@ -201,7 +201,7 @@ def predict_routes(backend: Backend) -> list[Route]:
     routes = Routes(backend, OWN_ERRORS, "predict")
     responses: Responses = {200: Predictions, 400: Error, 409: Error, 413: Error, 415: Error, 422: Error, 503: Error}
     routes.add("/predict", predict, "Predict raw records", responses, method="POST", body=records_body)
-    explained = responses | {200: Explained}
+    explained: Responses = {**responses, 200: Explained}
     about = "Predict raw records, with the contribution of each raw column"
     routes.add("/explain", explain, about, explained, method="POST", body=records_body)
     return routes.routes
