@@ -17,7 +17,7 @@ from msgspec import structs
 from playwright.async_api import expect
 
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError, InvalidRequestError, UnknownModelError
+from complex_system.errors import ComplexSystemError, InvalidRequestError, TrackingUnavailableError, UnknownModelError
 from complex_system.http.auth import ApiKey
 from complex_system.http.login import login_link
 from complex_system.local.servers import Server
@@ -261,7 +261,15 @@ async def test_a_decision_during_a_comparison_counts_and_one_without_the_databas
             monkeypatch.setattr(consumer._log, "log", fails_once)
             training = asyncio.create_task(plant.trained("lightgbm", GOOD))
             await asyncio.wait_for(failed.wait(), 40)
-            assert (await plant.decide("pin")).pinned is not None
+            # The decision is carried out, and its answer is lost.
+            state = consumer._decisions._state
+
+            def away(*given: Any) -> Promotion:
+                monkeypatch.setattr(consumer._decisions, "_state", state)
+                raise TrackingUnavailableError("MLflow is away.")
+
+            monkeypatch.setattr(consumer._decisions, "_state", away)
+            assert await plant.refused("pin") == "MLflow is away."
             _, told = await training
             assert told.candidate is not None
             assert await plant.champion() == first

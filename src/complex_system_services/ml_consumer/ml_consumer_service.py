@@ -235,12 +235,13 @@ class MlConsumerService(SystemService):
             raise BusyError("Models are being compared, which may change the champion; try again afterwards.") from error
         try:
             promotion, changed = await self._decisions.carry_out(asked)
+        finally:
+            # Also after an error: the alias may have moved before it.
             if self._pending is not None:
                 self._pending.compare_again()
-        finally:
+            if asked.action in ("approve", "roll-back"):
+                self._rounds.forget()
             self._promoting.release()
-        if asked.action in ("approve", "roll-back"):
-            self._rounds.forget()
         if changed is not None:
             await self.announce(CHAMPION_CHANGED, changed)
         return promotion

@@ -99,8 +99,8 @@ class ChampionDecisions:
             await self.documents.save(waiting)
         except ComplexSystemError as error:
             log.warning("%d decision(s) about the champion wait for the database: %s", len(waiting), error.message)
-        else:
-            self._unsaved.clear()
+        else:  # what came meanwhile is not written yet
+            self._unsaved = deque((each for each in self._unsaved if each not in waiting), maxlen=SHOWN)
 
     def _state(self, decisions: tuple[ChampionDecision, ...]) -> Promotion:
         champion = self.registry.champion()
