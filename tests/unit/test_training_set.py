@@ -93,6 +93,8 @@ def test_the_data_of_a_training_are_made_again_in_their_order(split: str) -> Non
         rebuilt(dataset, listed, raw_of(changed))
     with pytest.raises(TrainingFailedError, match=rf"of its {len(used)} records {len(used) - 7} are no longer there"):
         rebuilt(dataset, listed, raw_of([each for each in records if each[ID] in sorted(used)[:7]]))
+    with pytest.raises(TrainingFailedError, match=rf"of its {len(used)} records {len(used)} are no longer there"):
+        rebuilt(dataset, listed, raw_of(records[:1]).slice(1))
 
 
 def test_of_too_many_records_the_digest_alone_is_kept() -> None:

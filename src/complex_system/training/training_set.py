@@ -196,9 +196,10 @@ def rebuilt(dataset: Dataset, listed: pa.Table, raw: pa.Table) -> TrainingData:
     keys = listed.column(ID).to_pylist()
     gone = [key for key in keys if key not in there]
     found = np.array([places.get(key, -1) for key in keys])
-    x = np.column_stack([_numbers(processed, name) for name in dataset.feature_names])[found]
-    y = _numbers(processed, dataset.target)[found]
-    samples = Samples(x, y)
+    rows = np.full((len(keys), len(dataset.feature_names) + 1), np.nan, dtype=np.float32)
+    for place, name in enumerate((*dataset.feature_names, dataset.target)):
+        rows[found >= 0, place] = _numbers(processed, name)[found[found >= 0]]
+    samples = Samples(np.ascontiguousarray(rows[:, :-1]), rows[:, -1].copy())
     same = (found >= 0) & (_contents(samples) == listed.column("content").to_numpy())
     changed = [key for key, is_same in zip(keys, same.tolist(), strict=True) if not is_same and key in there]
     if gone or changed:
