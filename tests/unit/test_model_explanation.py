@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
 from complex_system.domain.records import raw_check
+from complex_system.evaluation.candidates import explain_version
 from complex_system.evaluation.effects_chart import effects_chart
 from complex_system.explanation import model as model_module
 from complex_system.explanation.model import MAX_EFFECTS, explain_model
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.pipeline.rows import Matrix
 from complex_system.protocol.explanation import ColumnImportance, ModelExplanation
+from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
+from complex_system.training.data import Samples
 from random_data import datasets, labelled_records
 
 LABEL = ("plant-lightgbm", "3")
@@ -185,3 +189,13 @@ def test_the_picture_has_a_bar_for_each_column_and_a_panel_for_each_effect() -> 
         importance=(ColumnImportance(column="$x_1$", increase=0.0, low=0.0, high=0.0),),
     )  # fmt: skip
     effects_chart(odd).canvas.draw()
+
+
+def test_a_fault_of_an_explanation_does_not_hold_up_the_comparison() -> None:
+    class Registry(ModelRegistry):
+        def load_onnx_model(self, ref: ModelVersionRef) -> tuple[bytes, dict[str, Any]]:
+            raise ZeroDivisionError
+
+    ref = ModelVersionRef(*LABEL, "lightgbm", "lightgbm", "", "", {}, datetime.now(UTC))
+    holdout = Samples(np.zeros((9, 3), np.float32), np.zeros(9, np.float32))
+    assert explain_version(Registry("http://127.0.0.1:1", "plant"), Pipeline(plant()), ref, holdout) is None

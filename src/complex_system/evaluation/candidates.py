@@ -135,6 +135,9 @@ def explain_version(
             raise
         log.warning("%s version %s cannot be explained: %s", ref.model, ref.version, error.message)
         return None
+    except Exception:
+        log.exception("%s version %s cannot be explained", ref.model, ref.version)
+        return None
     log.info("Explained %s version %s in %.2f s", ref.model, ref.version, time.perf_counter() - began)
     return found
 

@@ -43,7 +43,7 @@ def effects_chart(explanation: ModelExplanation, unit: str = "") -> Figure:
     bars.set_yticks(places, [_escaped(each.column) for each in shown], color=TEXT, fontsize=10)
     bars.invert_yaxis()
     bars.set_xlim(min(0.0, *(each.low for each in shown)), max(*(each.high for each in shown), 0.0) * 1.14 or 1.0)
-    of = f" in {unit}" if unit else ""
+    of = f" in {_escaped(unit)}" if unit else ""
     bars.set_xlabel(f"increase of the RMSE{of} where the column is exchanged among the records", color=TEXT)
     rest = len(explanation.importance) - len(shown) + explanation.left_out
     bars.set_title(
