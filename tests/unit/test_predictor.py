@@ -27,7 +27,8 @@ from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import Predictor
 from complex_system.serving.models.slot import ModelProblem, ModelSlot
 from complex_system.serving.requests.examples import example_record
-from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
+from complex_system.training import onnx as training_onnx
+from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT, run_onnx
 from models import MemorySource, linear_onnx, onnx_metadata
 
 
@@ -126,6 +127,18 @@ def test_a_prediction_that_is_no_number_is_a_fault_and_no_answer(pipeline: Pipel
     features = np.full((1, len(pipeline.dataset.feature_names)), 3e38, dtype=np.float32)
     with pytest.raises(InternalError, match="finite"):
         load(pipeline).predict_features(features)
+
+
+def test_many_rows_are_predicted_in_parts(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = np.random.default_rng(1).random((10, len(pipeline.dataset.feature_names))).astype(np.float32)
+    onnx_model, predictor = linear_onnx(pipeline.dataset), load(pipeline)
+    whole, [trained] = predictor.predict_features(features), run_onnx(onnx_model, [features])
+    for module in (runtimes, training_onnx):
+        monkeypatch.setattr(module, "AT_ONCE", 4)
+    assert predictor.predict_features(features) == pytest.approx(whole, rel=1e-6)
+    [parts] = run_onnx(onnx_model, [features])
+    assert parts.shape == (10, 1)
+    np.testing.assert_allclose(parts, trained, rtol=1e-6)
 
 
 async def test_without_a_model_a_prediction_says_what_to_do(models: ModelManager) -> None:

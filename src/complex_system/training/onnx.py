@@ -18,6 +18,8 @@ ONNX_TOLERANCE = 1e-3
 """Largest accepted difference from the native model, relative to the target's spread: see :func:`check_onnx`."""
 ROUNDINGS = 4 * float(np.finfo(np.float32).eps)
 """What float32 may cost beside it, relative to the prediction: a few roundings of a value that is large against its spread."""
+AT_ONCE = 10_000
+"""Rows that a model predicts at the same time: the layers of a network hold thousands of numbers for each of them."""
 BATCH = "n"
 """Name of the free first dimension."""
 
@@ -103,4 +105,10 @@ def run_onnx(onnx: bytes, batches: list[Matrix]) -> list[Matrix]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    return [session.run([ONNX_OUTPUT], {ONNX_INPUT: batch})[0] for batch in batches]
+
+    def run(batch: Matrix) -> Matrix:
+        starts = range(0, max(1, len(batch)), AT_ONCE)
+        parts = [session.run([ONNX_OUTPUT], {ONNX_INPUT: batch[start : start + AT_ONCE]})[0] for start in starts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return [run(batch) for batch in batches]

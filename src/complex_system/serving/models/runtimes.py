@@ -14,7 +14,7 @@ import onnxruntime as ort
 from typing_extensions import override
 
 from complex_system.errors import InternalError, ModelRefusedError
-from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
+from complex_system.training.onnx import AT_ONCE, ONNX_INPUT, ONNX_OUTPUT
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,10 @@ class OnnxRuntime(Runtime):
     def run(self, features: Matrix) -> npt.NDArray[Any]:
         options = _DEADLINES.begin(len(features))
         try:
-            values: npt.NDArray[Any] = self._session.run([ONNX_OUTPUT], {ONNX_INPUT: features}, options)[0]
+            parts = [
+                self._session.run([ONNX_OUTPUT], {ONNX_INPUT: features[start : start + AT_ONCE]}, options)[0]
+                for start in range(0, len(features), AT_ONCE)
+            ]
         except Exception as error:
             if not options.terminate:
                 raise
@@ -137,4 +140,4 @@ class OnnxRuntime(Runtime):
             ) from error
         finally:
             _DEADLINES.end(options)
-        return values
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
