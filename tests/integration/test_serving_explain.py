@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,9 +17,13 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.explanation.shapley import Explainer
+from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving import explain as explain_module
+from complex_system.serving.explain import MAX_EXPLAINERS, Explanations
+from complex_system.serving.models.predictor import Predictor
+from complex_system.serving.requests.batch import RecordBatch
 from complex_system.tracking.model_files import SAMPLE_FILE
-from models import MemorySource, rest_server
+from models import MemorySource, linear_onnx, onnx_metadata, rest_server
 from trainings import quick_model, quick_sample
 
 DATASET = Dataset.load()
@@ -132,3 +138,15 @@ async def test_predictions_do_not_wait_and_too_many_explanations_are_told_to_com
         assert (busy.status_code, busy.json()["error"]["code"]) == (503, "busy")
         assert [answer.status_code for answer in answers] == [200] * 3
         assert (await own.post("/explain", json=records)).status_code == 200
+
+
+async def test_models_that_are_served_no_more_are_given_up() -> None:
+    explanations, pipeline, onnx_model = Explanations(), Pipeline(DATASET), linear_onnx(DATASET)
+    metadata, files = onnx_metadata(DATASET, onnx_model, "lab-linear"), {SAMPLE_FILE: quick_sample()}
+    seen: list[weakref.ref[Predictor]] = []
+    for version in range(MAX_EXPLAINERS + 2):
+        predictor = Predictor(pipeline, "lab-linear", str(version), onnx_model, metadata, files=files)
+        await explanations.explain(RecordBatch(lab_records(1)), predictor)
+        seen.append(weakref.ref(predictor))
+    gc.collect()
+    assert [each() is None for each in seen] == [True, True, *[False] * MAX_EXPLAINERS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from weakref import WeakKeyDictionary
+from collections import OrderedDict
 
 import msgspec
 
@@ -29,6 +29,8 @@ MAX_RECORDS = 100
 """Records of one request, at most."""
 MAX_REQUESTS = 16
 """Requests that are explained or wait for it at the same time; further ones are refused as busy."""
+MAX_EXPLAINERS = 3
+"""Models whose background is kept: with it, the model itself stays in memory."""
 
 
 class ExplanationResult(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ class Explanations:
     def __init__(self) -> None:
         self._worker: Worker | None = None
         self._requests = 0
-        self._explainers: WeakKeyDictionary[Predictor, Explainer] = WeakKeyDictionary()
+        self._explainers: OrderedDict[Predictor, Explainer] = OrderedDict()
 
     async def explain(self, batch: Batch, predictor: Predictor) -> ExplanationResult:
         """Explain the predictions of a batch of raw records, all with one model.
@@ -86,6 +88,7 @@ class Explanations:
     def _explainer(self, predictor: Predictor) -> Explainer:
         """Return the explainer of a model, made at its first request. Runs in the thread."""
         if (known := self._explainers.get(predictor)) is not None:
+            self._explainers.move_to_end(predictor)
             return known
         label = predictor.info.label
         content = predictor.files.get(SAMPLE_FILE)
@@ -101,6 +104,8 @@ class Explanations:
                 f"{label} cannot be explained: {SAMPLE_FILE} does not fit its declaration: {error.message}"
             ) from error
         self._explainers[predictor] = made
+        if len(self._explainers) > MAX_EXPLAINERS:
+            self._explainers.popitem(last=False)
         return made
 
 
