@@ -104,6 +104,9 @@ async def test_open_inference_has_two_more_outputs(client: httpx.AsyncClient) ->
     assert await outputs() == {"prediction": plain, "lower": lower, "upper": upper}
     assert await outputs(outputs=[{"name": "upper"}, {"name": "prediction"}]) == {"upper": upper, "prediction": plain}
     assert await outputs(parameters={}) == {"prediction": plain}
+    twice = {"inputs": TENSORS, "outputs": [{"name": "prediction"}] * 2}
+    answer = await client.post("/v2/models/champion/infer", json=twice)
+    assert (answer.status_code, "named more than once" in answer.text) == (400, True)
     answer = await client.post("/v2/models/champion/infer", json={"inputs": TENSORS, "outputs": [{"name": "lower"}]})
     assert (answer.status_code, "The output 'lower' needs the request's parameter 'interval'" in answer.text) == (400, True)
 

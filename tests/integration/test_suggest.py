@@ -133,6 +133,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "twice": ({"free": [R1, R1]}, 400, "more than once"),
     "empty range": ({"within": {R1: [7, 7]}}, 400, "is empty"),
     "reversed range": ({"within": {R1: [9, 7]}}, 400, "smallest first"),
+    "range too narrow": ({"within": {R1: [0, 5e-324]}}, 400, "cannot be searched"),
     "range of one": ({"within": {R1: [9]}}, 400, "[smallest, largest]"),
     "range of texts": ({"within": {R1: ["a", "b"]}}, 400, "two finite numbers"),
     "range too wide": ({"within": {R1: [-1, 30]}}, 400, "within its declared range [0, 30]"),
@@ -164,6 +165,7 @@ async def test_what_is_not_json_is_refused(client: httpx.AsyncClient) -> None:
     for body in (b"", b"[]", b"null", b"{", b'{"goal": NaN}'):
         assert (await client.post("/suggest", content=body)).status_code == 400
     assert (await client.post("/suggest", content=b"{}", headers={"Content-Type": "text/plain"})).status_code == 415
+    assert (await client.post("/suggest", json=ASKED | {"within": {R1: [0] * 200_000}})).status_code == 413
 
 
 async def test_a_model_without_a_sample_says_so_and_nothing_counts_as_a_failed_prediction(dataset: Dataset) -> None:

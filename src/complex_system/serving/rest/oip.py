@@ -257,6 +257,9 @@ def inference_body(dataset: Dataset) -> Schema:
 
 
 def _check_outputs(request: InferenceRequest, wanted: Wanted) -> None:
+    named = [output.name for output in request.outputs or ()]
+    if len(set(named)) < len(named):  # an answer could have any size
+        raise InvalidRequestError("An output is named more than once.")
     for output in request.outputs or ():
         needs = _NEEDS.get(output.name)
         if needs is not None and not getattr(wanted, needs):

@@ -9,13 +9,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import InvalidRequestError
+from complex_system.errors import InvalidRequestError, TooLargeError
 from complex_system.http.responses import json_response
 from complex_system.protocol.base import decode
 from complex_system.protocol.trial import SUGGEST_SETTINGS, Suggestions, SuggestRequest
 from complex_system.serving.requests.examples import example_record
 from complex_system.serving.requests.json import json_of
-from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes
+from complex_system.serving.rest.endpoint import LONG_BODY, Backend, ErrorFormat, PredictionRequest, Responses, Routes
 from complex_system.serving.rest.schemas import Schema, reference
 from complex_system.serving.suggest.space import free_columns
 from complex_system.serving.suggest.suggester import Suggester
@@ -34,7 +34,12 @@ def suggest_routes(backend: Backend, errors: ErrorFormat, suggester: Suggester) 
 
     async def suggest(request: PredictionRequest) -> Response:
         request.require_json()
-        found = await suggester.suggest(_asked(await request.body()))
+        body = await request.body()
+        if len(body) > LONG_BODY:
+            raise TooLargeError(
+                f"The body has {len(body)} bytes; a request for settings has one record, and at most {LONG_BODY}."
+            )
+        found = await suggester.suggest(_asked(body))
         return json_response(msgspec.structs.replace(found, request_id=request.id), headers=request.answer_headers)
 
     routes = Routes(backend, errors, "suggest")

@@ -26,6 +26,10 @@ _STEPS = 1000
 """A number is rounded to a power of ten, so that its bounds hold so many steps or more: settings are read by people."""
 
 
+_NARROWEST = 1e-30
+"""Width of a number's bounds that is searched, at least: models take single precision, which has no steps below."""
+
+
 @dataclass(frozen=True)
 class Dimension:
     """A free column: a number within bounds, or one of some choices, of which the search moves the position.
@@ -138,6 +142,10 @@ def _dimension(column: Column, sample: pa.Table, within: Sequence[Any] | None) -
     if not low < high:
         raise InvalidRequestError(
             f"The range {range_text((low, high))} of '{column.name}' is empty: give two different bounds in 'within', or fix it."
+        )
+    if high - low < _NARROWEST:
+        raise InvalidRequestError(
+            f"The range {range_text((low, high))} of '{column.name}' cannot be searched: give wider bounds in 'within'."
         )
     return Dimension(column, low, high, digits=digits_of(low, high))
 
