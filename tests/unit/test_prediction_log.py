@@ -214,7 +214,21 @@ async def test_only_so_many_exports_run_at_the_same_time() -> None:
     first = await streamed(parts(), places, "text/csv", "a.csv")
     with pytest.raises(BusyError):
         await streamed(parts(), places, "text/csv", "b.csv")
-    assert [part async for part in first.body_iterator] == [b"1", b"2"]  # type: ignore[attr-defined]
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)  # a connection that is full lets its sender wait
+        sent.append(message)
+
+    await first({"type": "http"}, asyncio.Event().wait, send)  # type: ignore[arg-type]  # the client says nothing
+    assert [message["body"] for message in sent[1:]] == [b"1", b"2", b""]
+    assert not places.locked()
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    await (await streamed(parts(), places, "text/csv", "a.csv"))({"type": "http"}, gone, send)
+    assert len(sent) == 4, "the client has gone before anything was sent"
     assert not places.locked()
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from complex_system.errors import ComplexSystemError
 
@@ -43,6 +45,38 @@ PAGE_HEADERS = {
     "referrer-policy": "same-origin",  # with no-referrer a browser sends a form of ours with the origin `null`
 }
 """What every page for browsers has."""
+
+
+class HoldingResponse(StreamingResponse):
+    """A response that is sent as its parts are made, and holds something meanwhile.
+
+    It is given back however the response ends: where the client has gone before the first part, the parts are never asked for.
+    """
+
+    def __init__(
+        self,
+        parts: AsyncIterable[bytes],
+        give_back: Callable[[], Awaitable[None]],
+        media_type: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        """Make a response.
+
+        Args:
+            parts: The body.
+            give_back: Called once, at the end.
+            media_type: Of the body.
+            headers: Of the response.
+        """
+        super().__init__(parts, media_type=media_type, headers=headers)
+        self._give_back = give_back
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._give_back()
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -16,7 +16,6 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.responses import StreamingResponse
 from typing_extensions import override
 
 from complex_system.errors import (
@@ -30,7 +29,7 @@ from complex_system.errors import (
 )
 from complex_system.http.auth import ApiKey
 from complex_system.http.login import Login
-from complex_system.http.responses import error_response
+from complex_system.http.responses import HoldingResponse, error_response
 from complex_system.monitoring import series, views
 from complex_system.monitoring.aggregates import HOUR, MINUTE, ErrorSums, Gauge, LatencySums, Rollup, Served, begin_of
 from complex_system.monitoring.history import MINUTES_KEPT, Documents, Pair
@@ -165,16 +164,15 @@ async def streamed(parts: AsyncGenerator[bytes], places: asyncio.Semaphore, medi
         raise
 
     async def body() -> AsyncIterator[bytes]:
-        try:
-            yield first
-            async for part in parts:
-                yield part
-        finally:
-            await parts.aclose()
-            places.release()
+        yield first
+        async for part in parts:
+            yield part
 
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(body(), media_type=media_type, headers=headers)
+    async def end() -> None:
+        places.release()
+        await parts.aclose()
+
+    return HoldingResponse(body(), end, media_type, {"Content-Disposition": f'attachment; filename="{name}"'})
 
 
 def period_of(request: Request, now: float) -> tuple[float, float]:

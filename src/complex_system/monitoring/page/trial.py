@@ -25,6 +25,8 @@ _LONGEST = 30.0
 """Seconds after which nothing is waited for any more: the service is ending."""
 _MAX_AGE = 2.0
 """Seconds that what the champion takes is reused for other readers."""
+_PATIENCE = 0.5
+"""Seconds that a reader waits for what another one has asked."""
 _AWAY = "No service that serves the champion answers: start ml_serving_mlflow."
 _SLOW = "The service that serves the champion did not answer in time."
 
@@ -52,11 +54,16 @@ class Asking:
 
     def inputs(self) -> ModelInputs:
         """Return what the champion takes, asked at most every ``_MAX_AGE`` seconds."""
-        with self._lock:
+        # While the service does not answer, one thread of the page waits for it, and not all of them.
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise ReplyTimeoutError(_SLOW)
+        try:
             if self._known is None or time.monotonic() - self._known[0] > _MAX_AGE:
                 self._known = None
                 self._known = (time.monotonic(), self._wait(self._trials.inputs()))
             return self._known[1]
+        finally:
+            self._lock.release()
 
     def attempt(self, asked: TryRequest) -> TriedRecord:
         """Return what the champion says about a record."""
