@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STACK_SAMPLES = 10_000
+STACK_SAMPLES = 50_000
 """Training samples that are read for a stack where no baseline needs them, at most about."""
 
 
