@@ -303,9 +303,10 @@ async def test_a_model_that_mlflow_could_not_take_is_logged_after_a_restart_of_i
                 await eventually(lambda: service.health().state == "ready")
                 assert service.outbox.trainings() == []
     assert not any(value.stage == "training" for value in ear.progress[trained:]), "it is not trained again"
-    data, _ = lab_samples(5, RECORDS)
+    data = set_apart(Dataset.load(), lab_samples(5, RECORDS)[0])
+    assert data.calibration is not None
     assert outcome.status == "finished"
-    assert outcome.samples == {"train": len(data.train), "validation": len(data.validation)}
+    assert outcome.samples == {part: len(getattr(data, part)) for part in ("train", "validation", "calibration")}
     registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix)
     (ref,) = await asyncio.to_thread(registry.newest_versions)
     assert (ref.model, ref.version, ref.run_id) == (outcome.model, outcome.version, outcome.run_id)

@@ -38,7 +38,8 @@ _NO_REFERENCE = b"null"
 _MANIFEST, _ARRAYS, _ONNX, _NATIVE = "training.json", "data.npz", "model.onnx", "native"
 _FILES = "files"
 _WRITING = ".writing-"
-_PARTS = ("train", "validation")
+_PARTS = ("train", "validation", "calibration")
+"""Of the last one there may be none."""
 
 
 class KeptTraining(NamedTuple):
@@ -132,7 +133,8 @@ class Outbox:
         folder = Path(tempfile.mkdtemp(prefix=_WRITING, dir=self._folder))
         try:
             (folder / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
-            arrays = {f"{part}_{axis}": getattr(getattr(data, part), axis) for part in _PARTS for axis in "xy"}
+            parts = {part: samples for part in _PARTS if (samples := getattr(data, part)) is not None}
+            arrays = {f"{part}_{axis}": getattr(samples, axis) for part, samples in parts.items() for axis in "xy"}
             with (folder / _ARRAYS).open("wb") as file:
                 np.savez(file, **arrays)
             (folder / _ONNX).write_bytes(result.onnx_model)
@@ -185,14 +187,22 @@ class Outbox:
         try:
             manifest = msgspec.json.decode((kept.path / _MANIFEST).read_bytes(), type=_Manifest)
             with np.load(kept.path / _ARRAYS, allow_pickle=False) as arrays:
-                train, validation = (Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in _PARTS)
+                there = [part for part in _PARTS if f"{part}_x" in arrays]
+                parts = {part: Samples(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in there}
             history = [Progress(*each) for each in manifest.history]
             model = trainer.restored(
                 (kept.path / _NATIVE).read_bytes(), manifest.feature_names, manifest.parameters, history, manifest.best_step
             )
             about = manifest.feature_names, manifest.target
             data = TrainingData(
-                *about, train, validation, manifest.copies, manifest.split, arrived=manifest.arrived, until=manifest.until
+                *about,
+                parts["train"],
+                parts["validation"],
+                manifest.copies,
+                manifest.split,
+                arrived=manifest.arrived,
+                until=manifest.until,
+                calibration=parts.get("calibration"),
             )
             return TrainingResult(
                 trainer=manifest.trainer, framework=manifest.framework, round=manifest.round,
