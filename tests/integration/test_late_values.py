@@ -51,7 +51,7 @@ pytestmark = [
 
 DATABASES = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
 TARGET = Dataset.load().target
-EARLY, LATE = 120, 240
+EARLY, LATE = 120, 480
 """Records that come with their label, and those whose label comes later: a third each by file, by message and by request."""
 THIRD = LATE // 3
 SECONDS = 120.0
@@ -102,7 +102,7 @@ async def read_file(settings: Settings) -> None:
     """Starts the source anew, and ends it when it has read the file."""
     async with running(DummyDataGenerationService, settings) as source:
         await eventually(lambda: source.health().state == "ready", SECONDS)
-        assert source.health().detail.startswith("360 of 360 records saved")
+        assert source.health().detail.startswith(f"{EARLY + LATE} of {EARLY + LATE} records saved")
 
 
 async def test_a_label_that_comes_later_reaches_everything_and_a_correction_starts_a_round(
@@ -168,8 +168,8 @@ async def test_a_label_that_comes_later_reaches_everything_and_a_correction_star
         await eventually(lambda: serving.champion.current.info.version == second.champion.version, SECONDS)
 
         # Corrected labels count as new ones; what was joined stays as it was joined.
-        corrected = [{**record, TARGET: record[TARGET] + 500.0} for record in records[:100]]
-        assert (await client.save_raw(corrected)).replaced == 100
+        corrected = [{**record, TARGET: record[TARGET] + 500.0} for record in records[:170]]
+        assert (await client.save_raw(corrected)).replaced == 170
         await eventually(lambda: len(of_all()) == 2, SECONDS)
         assert (await client.targets([records[0][ID]]))[records[0][ID]] == corrected[0][TARGET]
         again = await joined()

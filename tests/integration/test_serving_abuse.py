@@ -31,14 +31,17 @@ import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 from complex_system.domain.dataset import Dataset
 from complex_system.serving.engine import Limits
-from models import ManyModels, rest_server
+from complex_system.tracking.model_files import SAMPLE_FILE
+from models import ManyModels, quick_files, rest_server
+from trainings import quick_sample
 
 async def main():
     exec(sys.argv[2])
     dataset = Dataset.load()
     source = ManyModels(dataset)
-    source.publish("lab-lightgbm", 1.0, champion=True)
-    source.publish("lab-pytorch", 2.0)
+    files = {**quick_files(), SAMPLE_FILE: quick_sample()}
+    source.publish("lab-lightgbm", 1.0, champion=True, files=files)
+    source.publish("lab-pytorch", 2.0, files=files)
     async with rest_server(dataset, source, Limits(body_bytes=1_000_000, records=5000)) as (_, client):
         print(client.base_url, flush=True)
         await asyncio.Event().wait()
