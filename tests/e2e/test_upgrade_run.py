@@ -24,6 +24,7 @@ AS_THEN = {
     "COMPLEX_SYSTEM_TRAINERS": "lightgbm,pytorch-wandb",
     "COMPLEX_SYSTEM_CROSS_VALIDATE_BELOW": "0",
     "COMPLEX_SYSTEM_RETRAIN_GROWTH": "1000",
+    "COMPLEX_SYSTEM_TRAINING_INTERVAL": "1000000000",  # else the trainers renew models that are a day old, as these are
     "COMPLEX_SYSTEM_LIVE_RATE": "0",
     "COMPLEX_SYSTEM_INGEST_DEAD_AGE": "0",
 }
