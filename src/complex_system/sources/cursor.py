@@ -105,3 +105,8 @@ def written(cursor: Scalar) -> dict[str, str]:
 def read(value: Mapping[str, str]) -> Scalar:
     """Return what :func:`written` wrote."""
     return _READERS.get(value["type"], str)(value["text"])
+
+
+def key_text(key: Scalar | None) -> str:
+    """Return a key as text, from which the key of its record follows."""
+    return key.hex() if isinstance(key, bytes) else str(key)

@@ -16,7 +16,7 @@ from complex_system.domain.documents import Document
 from complex_system.domain.keys import derived_key
 from complex_system.domain.records import raw_check
 from complex_system.errors import ComplexSystemError, SourceTableError
-from complex_system.sources.cursor import Place, Scalar, earlier, is_ahead, is_later, read, written
+from complex_system.sources.cursor import Place, Scalar, earlier, is_ahead, is_later, key_text, read, written
 from complex_system.sources.delivery import Delivery, Documents, Host, source_name
 from complex_system.sources.rows import Row, checked_rows
 
@@ -126,7 +126,7 @@ class TableSource:
             self._sent[key] = cursor
             if is_ahead(cursor, now):
                 self._delivery.progress.note = (
-                    f"the time of the row with {self._key} {key} is more than a day ahead: {cursor}"
+                    f"the time of the row with {self._key} {key_text(key)} is more than a day ahead: {cursor!s}"
                 )
             elif is_later(cursor, self._newest):
                 self._newest, self._is_kept = cursor, False
@@ -140,7 +140,7 @@ class TableSource:
     def _rows(self, found: Sequence[SqlRow]) -> list[Row]:
         """Return the checked rows, with a key of the table's name and key where the records have none."""
         numbers = range(1, len(found) + 1)
-        keys = [str(row.place.key) for row in found]
+        keys = [key_text(row.place.key) for row in found]
         checked = checked_rows(
             numbers, [row.values for row in found], self._host.dataset, self._check,
             lambda number: derived_key(self._name, keys[number - 1]),
