@@ -117,6 +117,10 @@ screenshots: install  ## Take the pictures of the monitoring page in docs/images
 docs: install  ## Write docs/subjects.md from the declarations of the messages
 	$(BIN)/python docs/subject_reference.py
 
+.PHONY: proto
+proto: install  ## Generate Python code from serving/grpc/open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out src --pyi_out src complex_system/serving/grpc/open_inference.proto
+
 .PHONY: images compose-test
 TAG ?= latest
 SERVICES ?=

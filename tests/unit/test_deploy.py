@@ -414,6 +414,24 @@ def test_an_address_to_bind_to_can_be_chosen(own_copy: Path) -> None:
     assert "10.0.0.5:4222:4222" in compose(own_copy, "integration_test")["services"]["nats"]["ports"]
 
 
+def test_grpc_is_published_only_where_its_port_is_set(own_copy: Path) -> None:
+    def published(name: str) -> list[str]:
+        ports: list[str] = compose(own_copy, "mongo")["services"][name]["ports"]
+        return ports
+
+    before = {name: published(name) for name in ("ml_serving_mlflow", "ml_serving")}
+    assert all(len(ports) == 1 for ports in before.values())
+    path = own_copy / "deployments" / "mongo" / ".env"
+    settings = ("SERVING_MLFLOW_GRPC_PORT=8011", "SERVING_GRPC_PORT=0", "GRPC_TLS_KEY=/etc/fastiot/key.pem")
+    path.write_text(path.read_text() + "".join(f"COMPLEX_SYSTEM_{each}\n" for each in settings))
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    assert published("ml_serving_mlflow") == [*before["ml_serving_mlflow"], "127.0.0.1:8011:8011"]
+    assert published("ml_serving") == before["ml_serving"]
+    assert variables(own_copy, "mongo", "ml_serving_mlflow")["COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT"] == "8011"
+    assert "COMPLEX_SYSTEM_GRPC_TLS_KEY" in variables(own_copy, "mongo", "ml_serving")
+    assert "COMPLEX_SYSTEM_GRPC_TLS_KEY" not in variables(own_copy, "mongo", "ml_consumer")
+
+
 def test_the_deployments_ship_one_broker_configuration() -> None:
     texts = {(ROOT / "deployments" / deployment / "nats.conf").read_text(encoding="utf-8") for deployment in DEPLOYMENTS}
     assert len(texts) == 1
