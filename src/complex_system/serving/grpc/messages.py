@@ -17,6 +17,7 @@ from complex_system.serving.grpc import open_inference_pb2 as pb
 from complex_system.serving.open_inference import output_type, output_values
 from complex_system.serving.requests.tensor_bytes import tensor_bytes
 from complex_system.serving.requests.tensors import InferenceRequest, InputTensor, RequestedOutput
+from complex_system.serving.requests.wanted import read_notes
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -56,7 +57,7 @@ def inference_request(message: pb.ModelInferRequest) -> InferenceRequest:
         )
     inputs = []
     for place, tensor in enumerate(message.inputs):
-        if raws and tensor.HasField("contents"):
+        if raws and tensor.contents.ByteSize():  # MLServer's client sends empty ones, too
             raise InvalidRequestError(
                 f"The input '{tensor.name[:60]}' has contents beside the request's raw_input_contents; send one of them."
             )
@@ -87,7 +88,10 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any] |
     if not parameters:
         return None
     chosen = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
-    return {name: getattr(parameters[name], field) for name, field in chosen.items() if field}
+    found = {name: getattr(parameters[name], field) for name, field in chosen.items() if field}
+    # MLServer's messages have no floats, so a level comes as a text there.
+    texts = {name: value for name, value in found.items() if isinstance(value, str)}
+    return found | read_notes(texts)
 
 
 def inference_response(
