@@ -78,7 +78,10 @@ def set_up(settings: Settings, service: str) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object in ASCII; line feeds are escaped, so that it is one line."""
+    """Formats a record as one JSON object in ASCII; line feeds are escaped, so that it is one line.
+
+    A line about one record, or first of all about one, has its key: ``extra={"record_key": key}``.
+    """
 
     def __init__(self, settings: Settings, service: str, replica: str) -> None:
         """Make a formatter.

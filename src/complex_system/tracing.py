@@ -197,8 +197,9 @@ def span(name: str, kind: Kind = "internal", attributes: Mapping[str, Value] | N
 
 
 def received(
-    name: str, headers: Mapping[str, str] | None, attributes: Mapping[str, Value] | None = None, *, begins: bool = True
-) -> Span:
+    name: str, headers: Mapping[str, str] | None, attributes: Mapping[str, Value] | None = None,
+    *, begins: bool = True, kind: Kind = "server",
+) -> Span:  # fmt: skip
     """Return the span of a request that came: of the sender's trace if its headers carry one, else of a new one.
 
     Args:
@@ -206,12 +207,13 @@ def received(
         headers: Of HTTP or NATS, or gRPC's metadata as a mapping.
         attributes: Of the span.
         begins: Whether a request without a trace begins one.
+        kind: ``consumer`` for a message that nobody waits for.
     """
     tracing = _tracing
     if tracing is None:
         return NOTHING
     parent = tracing.extract(headers)
-    return _RecordedSpan(tracing, tracing.start(name, "server", parent, attributes)) if begins or parent else NOTHING
+    return _RecordedSpan(tracing, tracing.start(name, kind, parent, attributes)) if begins or parent else NOTHING
 
 
 def http_request(method: str, route: str, request: HttpRequest) -> Span:
@@ -225,7 +227,7 @@ def http_request(method: str, route: str, request: HttpRequest) -> Span:
 
 def record(
     name: str, kind: Kind, headers: Mapping[str, str] | None, times: tuple[int, int],
-    attributes: Mapping[str, Value], error: Exception | None = None,
+    attributes: Mapping[str, Value],
 ) -> dict[str, str]:  # fmt: skip
     """Record a part that is over, of work on a batch in which every message has a trace of its own.
 
@@ -235,7 +237,6 @@ def record(
         headers: Carry the parent; without one a trace begins.
         times: Begin and end, nanoseconds since 1970.
         attributes: Of the span.
-        error: Why it failed, if it did.
 
     Returns:
         Headers with which its own parts are recorded; empty while tracing is off.
@@ -244,8 +245,6 @@ def record(
     if tracing is None:
         return {}
     made = tracing.start(name, kind, tracing.extract(headers), attributes, times[0])
-    if error is not None:
-        tracing.fail(made, error)
     made.end(times[1])
     return tracing.headers_of(made)
 

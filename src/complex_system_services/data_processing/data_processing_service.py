@@ -208,7 +208,10 @@ class DataProcessingService(SystemService):
             parts, rejected = self._processed_by_halves(raw, error)
             if not parts:
                 raise
-            log.exception("The pipeline fails at %d of %d records, which are rejected", len(rejected), raw.num_rows)
+            first = {"record_key": rejected[0].id if rejected else None}
+            log.exception(
+                "The pipeline fails at %d of %d records, which are rejected", len(rejected), raw.num_rows, extra=first
+            )
             return pa.concat_tables(parts), rejected
 
     def _processed_by_halves(self, raw: pa.Table, error: Exception) -> tuple[list[pa.Table], list[Rejection]]:

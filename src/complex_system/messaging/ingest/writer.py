@@ -202,8 +202,12 @@ class BatchWriter:
 
     async def _dead_letter(self, message: Msg, error: ComplexSystemError, left: dict[int, Msg]) -> None:
         """Keep the message as a dead letter, then remove it from the stream; without room for it, it waits there."""
-        now = time.time_ns()
-        tracing.record(INGEST_RAW.name, "consumer", message.headers, (now, now), tracing.NATS, error)
+        with tracing.received(INGEST_RAW.name, message.headers, tracing.NATS, kind="consumer"):
+            tracing.failed(error)
+            await self._keep_dead_letter(message, error)
+        del left[id(message)]
+
+    async def _keep_dead_letter(self, message: Msg, error: ComplexSystemError) -> None:
         try:
             await self._dead.keep(message, error)
         except NoRoomError:
@@ -216,9 +220,14 @@ class BatchWriter:
             await message.nak(delay=_AGAIN_LATE)
         else:
             self.refused += 1
-            log.warning("Refused a message on '%s', kept as a dead letter: %s", message.subject, error.message)
+            key = error.faults[0]["id"] if isinstance(error, InvalidRecordError) and error.faults else None
+            log.warning(
+                "Refused a message on '%s', kept as a dead letter: %s",
+                message.subject,
+                error.message,
+                extra={"record_key": key},
+            )
             await message.term()
-        del left[id(message)]
 
 
 def _record_trace(checked: _Checked, saving: tuple[int, int]) -> RecordTrace:
