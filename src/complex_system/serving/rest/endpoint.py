@@ -270,13 +270,8 @@ class Endpoint:
         finally:
             counters.in_progress -= 1
             request.release()
-        counters.add(
-            self.path,
-            request.predictor and request.predictor.info,
-            response.status_code,
-            time.perf_counter() - began,
-            request.size,
-        )
+        model = request.predictor.info if request.predictor else None
+        counters.add(self.path, model, response.status_code, time.perf_counter() - began, request.size)
         return response
 
     def _refuse(self, request: PredictionRequest, error: ComplexSystemError) -> Response:
