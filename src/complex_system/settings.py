@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     config_dir: str = Field("/etc/fastiot", env="FASTIOT_CONFIG_DIR", description="Folder of dataset.yaml")
     target: str = Field("", description="Target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the log: text, or a JSON object each")
+    otlp_endpoint: str = Field(
+        "",
+        env="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OTLP endpoint (HTTP) that traces are sent to; empty for no traces",
+    )
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
     watchdog_seconds: float = Field(
         120.0,
@@ -116,6 +122,38 @@ class Settings(BaseSettings):
     source_rate: float = Field(0.0, ge=0, description="Records of a replayed file that are sent per second; 0 for no limit")
     source_repeat: int = Field(
         1, ge=0, description="How many times a file is replayed, from the second time on under new keys; 0 for no end"
+    )
+    source_interval: float = Field(
+        2.0, gt=0, description="Seconds between two looks of the source at its file, folder or table"
+    )
+    source_folder: str = Field(
+        "", description="Folder of which each file is read once, relative to the config folder; empty for none"
+    )
+    source_files: str = Field(
+        "*", description="Which files of the folder are read, such as *.csv, or **/*.csv for those of folders in it, too"
+    )
+    source_table: str = Field(
+        "", description="SQL table or view whose new rows are read, such as parts or mes.parts; empty for none"
+    )
+    source_table_url: str = Field(
+        "", repr=False, description="SQLAlchemy URL of the table's database, with user and password; it is never logged"
+    )
+    source_table_cursor: str = Field(
+        "", description="Column by which new rows of the table are found: a number or a time that only grows"
+    )
+    source_table_unique: str = Field(
+        "", description="Column of the table that is unique; empty for the records' key, or the primary key"
+    )
+    source_table_overlap: float = Field(
+        300.0,
+        ge=0,
+        description="How far behind the newest row the table is read again, for transactions that commit late: a number, or seconds",
+    )
+    source_name: str = Field(
+        "",
+        max_length=150,
+        description="Name of the folder or table in keys that are made for its rows, which keeps them when it moves; empty for "
+        "the folder's name, or host, database and table",
     )
     records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
@@ -271,6 +309,17 @@ class Settings(BaseSettings):
 
     alert_rules: str = Field("alerts.yaml", description="File of the alert rules, relative to the config folder")
     webhook_url: str = Field("", repr=False, description="URL that alerts are posted to as JSON; empty for none")
+    webhook_secret: str = Field(
+        "", repr=False, description="Secret that signs what the webhook gets; empty for no signature"
+    )
+    message_urls: str = Field(
+        "",
+        repr=False,
+        description="Apprise's addresses of those who are told of alerts, separated by spaces; empty for none",
+    )
+    message_hours: float = Field(
+        72.0, gt=0, description="Hours after which an alert that a receiver does not take is given up"
+    )
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:
@@ -290,6 +339,11 @@ class Settings(BaseSettings):
                 "must name the registered models whose code may run, separated by commas; true and false are no longer allowed"
             )
         return value
+
+    @property
+    def reads_records(self) -> bool:
+        """Whether the source reads a file, a folder or a table, instead of making lab records."""
+        return bool(self.source_file or self.source_folder or self.source_table)
 
     @property
     def foreign_models(self) -> tuple[str, ...]:

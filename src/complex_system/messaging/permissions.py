@@ -99,6 +99,7 @@ _DATABASE = ServiceSubjects(
         documents.GET_DOCUMENTS,
         documents.DELETE_DOCUMENTS,
     ),
+    announces=(operations.RECORDS_TRACED,),
     jetstream=_INGEST,
 )
 _TRIALS = (trial.GET_MODEL_INPUTS, trial.TRY_RECORD, trial.SUGGEST_SETTINGS)
@@ -113,13 +114,13 @@ SERVICES: Mapping[str, ServiceSubjects] = {
     "database_maria": _DATABASE,
     "data_processing": ServiceSubjects(
         answers=(subjects.PROCESS_RAW,),
-        hears=(SERVICE_HEARTBEAT,),
+        hears=(SERVICE_HEARTBEAT, operations.RECORDS_TRACED),
         asks=(database.GET_UNPROCESSED, database.UPSERT_PROCESSED, database.REJECT_RAW),
         announces=(database.RECORDS_REJECTED, database.RANGE_EXCEEDED),
     ),
     "dummy_data_generation": ServiceSubjects(
         answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
-        asks=(subjects.SAVE_RAW,),
+        asks=(subjects.SAVE_RAW, documents.SAVE_DOCUMENTS, documents.GET_DOCUMENTS),
         announces=(operations.SCENARIO_CHANGED,),
         jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", *_leases("dummy_data_generation")),
     ),
@@ -179,7 +180,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
     ),
     "ml_monitoring": ServiceSubjects(
-        answers=(operations.GET_ALERTS, operations.GET_MONITORING),
+        answers=(operations.GET_ALERTS, operations.GET_MONITORING, operations.TEST_MESSAGES),
         hears=(
             serving.PREDICTION_MADE,
             serving.PREDICTION_FAILED,
