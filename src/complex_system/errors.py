@@ -100,6 +100,12 @@ class SourceFileError(ComplexSystemError):
     code = "invalid_source_file"
 
 
+class SourceUnavailableError(ComplexSystemError):
+    """The server that a source reads does not answer, or refuses; the message says what to do."""
+
+    code = "source_unavailable"
+
+
 class DescribeError(ComplexSystemError):
     """No declaration can be made from a file; the message says what to change."""
 

@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     source_repeat: int = Field(
         1, ge=0, description="How many times a file is replayed, from the second time on under new keys; 0 for no end"
     )
+    opcua_file: str = Field(
+        "",
+        description="Declaration of the nodes of an OPC UA server to read, such as opcua.yaml, relative to the config folder",
+    )
+    opcua_user: str = Field("", description="User at the OPC UA server, empty for none")
+    opcua_password: str = Field("", repr=False, description="Password at the OPC UA server")
     records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in one batch of the source")

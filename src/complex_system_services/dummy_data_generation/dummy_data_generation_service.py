@@ -43,6 +43,7 @@ from complex_system.protocol.operations import (
     ScenarioState,
     State,
 )
+from complex_system.service_layer.readings.opcua import OpcUaReadings
 from complex_system.sources.progress import Progress
 from complex_system.sources.replay import FileVersion, Replay, ReplayFile, Row, fault_text
 from complex_system.sources.scenarios import Disturbance, Scenario
@@ -52,8 +53,7 @@ log = logging.getLogger(__name__)
 B = TypeVar("B")
 
 _PAUSE, _MAX_PAUSE = 0.5, 10.0
-_PROGRESS_INTERVAL = 0.5
-_LOGGED_REFUSALS = 100
+_PROGRESS_INTERVAL, _LOGGED_REFUSALS = 0.5, 100
 
 
 class DummyDataGenerationService(SystemService):
@@ -80,27 +80,29 @@ class DummyDataGenerationService(SystemService):
         self._laboratory = Laboratory(secrets.randbits(64))
         self._disturbance = Disturbance(secrets.randbits(64))
         self._scenario = Scenario()
-        self._due = 0.0
-        self._next_batch_at = 0.0
+        self._due = self._next_batch_at = 0.0
         self._busy_state: State = "working"
 
     @override
     def lease_key(self) -> str:
         """Sources of other files, or with another seed, run beside each other."""
-        made = f"{self.dataset.name}\0{self.settings.source_file or self.settings.seed}"
+        settings = self.settings
+        made = f"{self.dataset.name}\0{settings.opcua_file or settings.source_file or settings.seed}"
         return hashlib.sha256(made.encode()).hexdigest()[:16]
 
     @override
     async def on_start(self) -> None:
-        if self.settings.source_file:
+        if self.settings.opcua_file:
+            self.run_task(self._until_refused(OpcUaReadings(self).run))
+        elif self.settings.source_file:
             self.run_task(self._until_refused(self._replay))
         elif has_known_function(self.dataset):
             self.run_task(self._until_refused(self._make))
 
     @override
     def initial_state(self) -> tuple[State, str]:
-        if self.settings.source_file:
-            return "working", f"reading {self._path}"
+        if self.settings.opcua_file or self.settings.source_file:
+            return "working", f"reading {self.settings.opcua_file or self._path}"
         if has_known_function(self.dataset):
             return "working", str(self._progress)
         return "ready", (
