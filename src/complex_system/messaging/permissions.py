@@ -180,7 +180,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
     ),
     "ml_monitoring": ServiceSubjects(
-        answers=(operations.GET_ALERTS, operations.GET_MONITORING),
+        answers=(operations.GET_ALERTS, operations.GET_MONITORING, operations.TEST_MESSAGES),
         hears=(
             serving.PREDICTION_MADE,
             serving.PREDICTION_FAILED,

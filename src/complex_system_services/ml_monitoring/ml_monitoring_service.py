@@ -28,18 +28,17 @@ from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
-from complex_system.monitoring.alerts.evaluation import AlertRules
-from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.monitoring.history import Champion, History
 from complex_system.monitoring.mlflow_log import MonitoringRun, PointBuffer
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
+from complex_system.monitoring.points import Figures
 from complex_system.monitoring.prediction_log import PredictionLog
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
 from complex_system.protocol import database, operations, promotion, serving, training
 from complex_system.protocol.base import Empty
-from complex_system.service_layer.monitoring.alerting import Alerting
+from complex_system.service_layer.monitoring.alerting import alerting_of
 from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
 from complex_system.service_layer.monitoring.trials import TrialClient
@@ -71,6 +70,8 @@ class MlMonitoringService(SystemService):
     """Seconds between two writes of the history."""
     ask_interval: ClassVar[float] = 10.0
     """Seconds between two questions for targets that came to the database."""
+    deliver_interval: ClassVar[float] = 0.5
+    """Seconds between two looks for alerts that are due at a receiver."""
 
     @override
     async def warm_up(self) -> None:
@@ -106,8 +107,8 @@ class MlMonitoringService(SystemService):
         )
         self._worker = Worker("mlflow")
         self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
-        rules = AlertRules(load_rules(settings.config_dir, settings.alert_rules), self.dataset)
-        self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name, self._clock)
+        callbacks = (self.announce, history.alert, self._keeper.keep)
+        self._alerts = await asyncio.to_thread(alerting_of, settings, self.dataset, *callbacks, self._clock)
         with contextlib.suppress(
             ComplexSystemError, TimeoutError
         ):  # without the database, by this host's clock until it is there
@@ -125,6 +126,8 @@ class MlMonitoringService(SystemService):
         self.every(settings.monitoring_interval, self._count)
         self.every(self.ask_interval, self._keeper.ask_targets)
         self.every(self.ask_interval, self._ask_promotion)
+        for turn in self._alerts.delivery.turns():
+            self.every(self.deliver_interval, turn)
 
     def _check_lease(self) -> None:
         assert self.lease is not None
@@ -158,9 +161,10 @@ class MlMonitoringService(SystemService):
             return
         self._page.close()
         await self._rest.stop()
-        await self._alerts.close()
         if not self.may_act:  # another replica has read the history by now, and goes on with it
             return
+        if waiting := await self._alerts.delivery.close(2.0):
+            log.warning("%d alerts wait in the database for their receivers", waiting)
         self.monitor.keep_services()
         lost = await self._keeper.close(self.last_write)
         if lost and self.monitor.history.loaded:
@@ -220,6 +224,10 @@ class MlMonitoringService(SystemService):
     async def _get_alerts(self, _: Empty) -> operations.Alerts:
         return self._alerts.alerts()
 
+    @answers(operations.TEST_MESSAGES)
+    async def _test_messages(self, _: Empty) -> operations.TestedChannels:
+        return await self._alerts.delivery.test()
+
     @answers(operations.GET_MONITORING)
     async def _get_monitoring(self, _: Empty) -> operations.MonitoringSnapshot:
         return replace(views.snapshot(self.monitor), run_id=self._run.run_id, waiting_points=len(self._buffer))
@@ -233,7 +241,7 @@ class MlMonitoringService(SystemService):
             drift = None
             if records and reference is not None:
                 drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
-            figures = self.monitor.point(self._host.figures(), drift)
+            figures = self.monitor.point(Figures(self._host.figures() | self._alerts.delivery.figures()), drift)
             self._buffer.add(figures, datetime.fromtimestamp(self.monitor.at, UTC))
             if self.may_act:
                 await self._alerts.evaluate(self.monitor.at, figures, drift)
