@@ -100,8 +100,14 @@ class SourceFileError(ComplexSystemError):
     code = "invalid_source_file"
 
 
+class SourceTableError(ComplexSystemError):
+    """The SQL table to read, or its columns, are not those of the settings and the data set; the message says what to change."""
+
+    code = "invalid_source_table"
+
+
 class SourceUnavailableError(ComplexSystemError):
-    """The server that a source reads does not answer, or refuses; the message says what to do."""
+    """The server that a source reads, or the database with its table, does not answer or refuses; it is asked again."""
 
     code = "source_unavailable"
 

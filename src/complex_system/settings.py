@@ -111,6 +111,38 @@ class Settings(BaseSettings):
     source_repeat: int = Field(
         1, ge=0, description="How many times a file is replayed, from the second time on under new keys; 0 for no end"
     )
+    source_interval: float = Field(
+        2.0, gt=0, description="Seconds between two looks of the source at its file, folder or table"
+    )
+    source_folder: str = Field(
+        "", description="Folder of which each file is read once, relative to the config folder; empty for none"
+    )
+    source_files: str = Field(
+        "*", description="Which files of the folder are read, such as *.csv, or **/*.csv for those of folders in it, too"
+    )
+    source_table: str = Field(
+        "", description="SQL table or view whose new rows are read, such as parts or mes.parts; empty for none"
+    )
+    source_table_url: str = Field(
+        "", repr=False, description="SQLAlchemy URL of the table's database, with user and password; it is never logged"
+    )
+    source_table_cursor: str = Field(
+        "", description="Column by which new rows of the table are found: a number or a time that only grows"
+    )
+    source_table_unique: str = Field(
+        "", description="Column of the table that is unique; empty for the records' key, or the primary key"
+    )
+    source_table_overlap: float = Field(
+        300.0,
+        ge=0,
+        description="How far behind the newest row the table is read again, for transactions that commit late: a number, or seconds",
+    )
+    source_name: str = Field(
+        "",
+        max_length=150,
+        description="Name of the folder or table in keys that are made for its rows, which keeps them when it moves; empty for "
+        "the folder's name, or host, database and table",
+    )
     opcua_file: str = Field(
         "",
         description="Declaration of the nodes of an OPC UA server to read, such as opcua.yaml, relative to the config folder",
@@ -297,6 +329,11 @@ class Settings(BaseSettings):
                 "must name the registered models whose code may run, separated by commas; true and false are no longer allowed"
             )
         return value
+
+    @property
+    def reads_records(self) -> bool:
+        """Whether the source reads a file, a folder or a table, instead of making lab records."""
+        return bool(self.source_file or self.source_folder or self.source_table)
 
     @property
     def foreign_models(self) -> tuple[str, ...]:

@@ -270,7 +270,7 @@ def _failure(cycle: Cycle, why: str, service: str, supervisor: Supervisor) -> st
 def _first_state(plan: Plan) -> RunState:
     # Since our own process began: the user also waits for the start of Python and of FastIoT's CLI.
     age = time.time() - psutil.Process().create_time()
-    wanted = 0 if plan.settings.source_file else plan.settings.records
+    wanted = 0 if plan.settings.reads_records else plan.settings.records
     state = RunState(plan.deployment, began=time.monotonic() - age, wanted_records=wanted)
     state.infrastructure = {server.name: Process(server.name, url=server.url) for server in plan.servers}
     state.infrastructure |= {server.name: Process(server.name, url=server.url) for server in plan.external}

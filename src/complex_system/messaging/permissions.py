@@ -120,7 +120,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
     ),
     "dummy_data_generation": ServiceSubjects(
         answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
-        asks=(subjects.SAVE_RAW,),
+        asks=(subjects.SAVE_RAW, documents.SAVE_DOCUMENTS, documents.GET_DOCUMENTS),
         announces=(operations.SCENARIO_CHANGED,),
         jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", f"{THINGS}.>", *_leases("dummy_data_generation")),
     ),
