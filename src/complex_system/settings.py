@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     config_dir: str = Field("/etc/fastiot", env="FASTIOT_CONFIG_DIR", description="Folder of dataset.yaml")
     target: str = Field("", description="Target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the log: text, or a JSON object each")
+    otlp_endpoint: str = Field(
+        "",
+        env="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OTLP endpoint (HTTP) that traces are sent to; empty for no traces",
+    )
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
     watchdog_seconds: float = Field(
         120.0,

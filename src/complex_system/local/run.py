@@ -99,7 +99,7 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
                 write_client_file(client_file, plan.client_variables, plan.published_host)
         except OSError as error:
             raise StartError(f"The folder {directory} cannot be written: {error.strerror or error}.") from error
-        with logging_to(plan.logs / "runner.log"):
+        with logging_to(plan.logs / "runner.log", plan.settings):
             return asyncio.run(Run(plan, options, left).main())
 
 

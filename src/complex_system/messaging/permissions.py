@@ -100,6 +100,7 @@ _DATABASE = ServiceSubjects(
         documents.GET_DOCUMENTS,
         documents.DELETE_DOCUMENTS,
     ),
+    announces=(operations.RECORDS_TRACED,),
     jetstream=_INGEST,
 )
 _TRIALS = (trial.GET_MODEL_INPUTS, trial.TRY_RECORD, trial.SUGGEST_SETTINGS)
@@ -114,7 +115,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
     "database_maria": _DATABASE,
     "data_processing": ServiceSubjects(
         answers=(subjects.PROCESS_RAW,),
-        hears=(SERVICE_HEARTBEAT,),
+        hears=(SERVICE_HEARTBEAT, operations.RECORDS_TRACED),
         asks=(database.GET_UNPROCESSED, database.UPSERT_PROCESSED, database.REJECT_RAW),
         announces=(database.RECORDS_REJECTED, database.RANGE_EXCEEDED),
     ),
