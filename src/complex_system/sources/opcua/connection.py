@@ -175,8 +175,8 @@ def _end_republishing(client: Client) -> None:
     session = client.uaclient.session
     republish = session.republish
 
-    async def republished(subscription: int, number: int) -> ua.NotificationMessage:
-        message = await republish(subscription, number)
+    async def republished(subscription_id: int, retransmit_sequence_number: int) -> ua.NotificationMessage:
+        message = await republish(subscription_id, retransmit_sequence_number)
         if not message.NotificationData:
             raise BadMessageNotAvailable
         return message
