@@ -155,6 +155,12 @@ class Settings(BaseSettings):
         description="Name of the folder or table in keys that are made for its rows, which keeps them when it moves; empty for "
         "the folder's name, or host, database and table",
     )
+    opcua_file: str = Field(
+        "",
+        description="Declaration of the nodes of an OPC UA server to read, such as opcua.yaml, relative to the config folder",
+    )
+    opcua_user: str = Field("", description="User at the OPC UA server, empty for none")
+    opcua_password: str = Field("", repr=False, description="Password at the OPC UA server")
     records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in one batch of the source")
