@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from urllib.parse import quote
 import grpc
 from grpc_health.v1 import health_pb2
 
-from complex_system import __version__
+from complex_system import __version__, tracing
 from complex_system.domain.keys import new_key
 from complex_system.errors import (
     ComplexSystemError,
@@ -43,6 +43,7 @@ from complex_system.serving.rest.endpoint import LONG_BODY, OUTSIDE, Backend, ou
 
 log = logging.getLogger(__name__)
 
+_ABOUT: Mapping[str, tracing.Value] = {"rpc.system": "grpc"}
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -74,7 +75,9 @@ class Call:
     """
 
     def __init__(self, context: Any) -> None:
-        self.metadata: dict[str, str] = dict(context.invocation_metadata() or ())
+        self.metadata: dict[str, str] = {
+            name: value for name, value in context.invocation_metadata() or () if type(value) is str
+        }
         self.predictor: Predictor | None = None
         self.size = 0
         self.trailers: list[tuple[str, str]] = []
@@ -187,47 +190,51 @@ class GrpcServer:
 
     def _answering(self, name: str, method: _Method) -> Callable[[bytes, Any], Awaitable[Any]]:
         route = f"/{INFERENCE}/{name}"
-        backend = self._backend
-        counters = backend.metrics.requests
 
         async def answer(content: bytes, context: Any) -> Any:
-            began = time.perf_counter()
             call = Call(context)
-            status, refused = 400, None  # a client that goes away, as over REST
-            budgeted = len(content) if len(content) > backend.limits.unbudgeted else 0
-            counters.in_progress += 1
-            try:
-                if not method.is_open:
-                    backend.api_key.require(call.metadata)
-                if budgeted:
-                    await backend.limits.budget.take(budgeted)
-                try:
-                    answered = await method.answer(decoded(method.request, content), call)
-                finally:
-                    if budgeted:
-                        backend.limits.budget.give_back(budgeted)
-                status = 200
-            except ComplexSystemError as error:
-                refused = error
-            except Exception:
-                log.exception("%s failed", route)
-                refused = InternalError("The request failed inside the service; its log says more.")
-            finally:
-                counters.in_progress -= 1
-                if refused is not None:
-                    status = 400 if refused.code == InvalidRecordError.code else status_of(refused)
-                model = call.predictor.info if call.predictor else None
-                counters.add(route, model, status, time.perf_counter() - began, call.size)
+            with tracing.received(route, call.metadata, _ABOUT, begins=method.predicts):
+                answered, status = await self._answered(route, method, content, call)
             if call.trailers:
                 context.set_trailing_metadata(tuple(call.trailers))
-            if refused is None:
+            if not isinstance(answered, ComplexSystemError):
                 return answered
-            if method.predicts:
-                backend.metrics.failures.count(refused.code)
-            await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), _shortened(error_text(refused)))
+            await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), _shortened(error_text(answered)))
             return None
 
         return answer
+
+    async def _answered(self, route: str, method: _Method, content: bytes, call: Call) -> tuple[Any, int]:
+        """Return the answer, or the error in its place, and the status that REST has for it."""
+        backend, began = self._backend, time.perf_counter()
+        counters, limits = backend.metrics.requests, backend.limits
+        taken, status = 0, 200
+        counters.in_progress += 1
+        try:
+            if not method.is_open:
+                backend.api_key.require(call.metadata)
+            if len(content) > limits.unbudgeted:
+                await limits.budget.take(len(content))
+                taken = len(content)
+            answered = await method.answer(decoded(method.request, content), call)
+        except ComplexSystemError as error:
+            tracing.failed(error)
+            answered = error
+        except Exception as error:
+            log.exception("%s failed", route)
+            tracing.failed(error)
+            answered = InternalError("The request failed inside the service; its log says more.")
+        finally:
+            counters.in_progress -= 1
+            if taken:
+                limits.budget.give_back(taken)
+        if isinstance(answered, ComplexSystemError):
+            status = 400 if answered.code == InvalidRecordError.code else status_of(answered)
+            if method.predicts:
+                backend.metrics.failures.count(answered.code)
+        model = call.predictor.info if call.predictor else None
+        counters.add(route, model, status, time.perf_counter() - began, call.size)
+        return answered, status
 
     async def _server_live(self, _: Any, __: Call) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
