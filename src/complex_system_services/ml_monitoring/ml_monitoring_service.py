@@ -18,6 +18,7 @@ from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
     NotEnoughDataError,
+    ReplyTimeoutError,
     StartError,
     TrackingUnavailableError,
 )
@@ -37,7 +38,7 @@ from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.prediction_log import PredictionLog
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
-from complex_system.protocol import database, operations, promotion, serving, training
+from complex_system.protocol import collection, database, operations, promotion, serving, training
 from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
@@ -71,6 +72,8 @@ class MlMonitoringService(SystemService):
     """Seconds between two writes of the history."""
     ask_interval: ClassVar[float] = 10.0
     """Seconds between two questions for targets that came to the database."""
+    look_interval: ClassVar[float] = 2.0
+    """Seconds between two looks at the sensors."""
 
     @override
     async def warm_up(self) -> None:
@@ -125,6 +128,8 @@ class MlMonitoringService(SystemService):
         self.every(settings.monitoring_interval, self._count)
         self.every(self.ask_interval, self._keeper.ask_targets)
         self.every(self.ask_interval, self._ask_promotion)
+        if self.dataset.collect:
+            self.every(self.look_interval, self._ask_collection)
 
     def _check_lease(self) -> None:
         assert self.lease is not None
@@ -271,6 +276,12 @@ class MlMonitoringService(SystemService):
     async def _ask_promotion(self) -> None:
         with contextlib.suppress(NobodyListensError):  # without ml_consumer nobody changes the champion
             self.monitor.promotion = await self.ask(promotion.GET_PROMOTION, Empty())
+
+    async def _ask_collection(self) -> None:
+        try:
+            self.monitor.flow.collection = await self.ask(collection.GET_COLLECTION, Empty(), 5.0)
+        except (NobodyListensError, ReplyTimeoutError):  # its alert is that of a silent service
+            self.monitor.flow.collection = None
 
     async def _decide(self, asked: promotion.ChampionRequest) -> promotion.Promotion:
         """Have a decision from the page carried out."""
