@@ -14,6 +14,7 @@ class Receiver(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, port: int = 0) -> None:
+        self.raw: list[bytes] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -32,10 +33,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Receiver
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(raw)
         status = self.server.answers.pop(0) if self.server.answers else 204
         self.server.paths.append(self.path)
-        self.server.headers.append(dict(self.headers))
+        self.server.raw.append(raw)
+        self.server.headers.append({name.title(): value for name, value in self.headers.items()})
         if status == 204:
             self.server.bodies.append(body)
         self.send_response(status)

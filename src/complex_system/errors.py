@@ -221,3 +221,22 @@ def _all_errors(root: type[ComplexSystemError]) -> list[type[ComplexSystemError]
 ERRORS_BY_CODE: dict[str, type[ComplexSystemError]] = {
     error.code: error for error in _all_errors(ComplexSystemError) if error is not ComplexSystemError
 }
+
+
+def error_text(error: ComplexSystemError) -> str:
+    """Return all that is wrong as one text, for protocols without a list of faults."""
+    if not isinstance(error, InvalidRecordError) or len(error.faults) < 2:
+        return error.message
+    return joined_lines(fault_lines(error.faults))
+
+
+def fault_lines(faults: list[RecordFault]) -> list[str]:
+    """Return a line for each fault, with record, field and problem."""
+    return [
+        f"record {f['record']}{', ' + repr(f['field']) if f['field'] is not None else ''}: {f['problem']}" for f in faults
+    ]
+
+
+def joined_lines(lines: list[str]) -> str:
+    """Return lines as one text that begins with their number."""
+    return f"{len(lines)} faults: " + "; ".join(lines) + "."

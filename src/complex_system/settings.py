@@ -272,6 +272,17 @@ class Settings(BaseSettings):
 
     alert_rules: str = Field("alerts.yaml", description="File of the alert rules, relative to the config folder")
     webhook_url: str = Field("", repr=False, description="URL that alerts are posted to as JSON; empty for none")
+    webhook_secret: str = Field(
+        "", repr=False, description="Secret that signs what the webhook gets; empty for no signature"
+    )
+    message_urls: str = Field(
+        "",
+        repr=False,
+        description="Apprise's addresses of those who are told of alerts, separated by spaces; empty for none",
+    )
+    message_hours: float = Field(
+        72.0, gt=0, description="Hours after which an alert that a receiver does not take is given up"
+    )
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:

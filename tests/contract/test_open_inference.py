@@ -62,7 +62,7 @@ def assert_error(answer: httpx.Response, status: int = 400) -> str:
 async def test_server_metadata_names_name_version_and_extensions(client: httpx.AsyncClient) -> None:
     answer = await client.get("/v2")
     assert answer.status_code == 200
-    assert answer.json() == {"name": "complex-system", "version": __version__, "extensions": []}
+    assert answer.json() == {"name": "complex-system", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
 async def test_live_and_ready_are_objects_with_booleans(client: httpx.AsyncClient) -> None:
@@ -311,31 +311,6 @@ async def test_a_large_bad_column_is_refused_as_a_small_one(client: httpx.AsyncC
             assert answer.status_code == 200
         else:
             assert "record 299" in assert_error(answer).lower()
-
-
-async def test_the_binary_extension_is_refused_with_a_message(client: httpx.AsyncClient) -> None:
-    body = json.dumps({"inputs": columns()})
-    header = {"Inference-Header-Content-Length": str(len(body))}
-    answers = [await client.post(f"/v2/models/{NAME}/infer", content=body + "\x00" * 8, headers=header)]
-    sized = [{"name": "material_id", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": 12}}]
-    asked = {"inputs": columns(), "outputs": [{"name": "prediction", "parameters": {"binary_data": True}}]}
-    for request in ({"inputs": sized}, asked, {"inputs": columns(), "parameters": {"binary_data_output": True}}):
-        answers.append(await infer(client, request))
-    for each in answers:
-        assert "binary tensor data extension" in assert_error(each)
-        assert "binary_data=False" in assert_error(each)
-
-
-async def test_the_binary_extension_switched_off_is_what_is_offered(client: httpx.AsyncClient) -> None:
-    off = {"binary_data": False}
-    inputs = [{**each, "parameters": off} for each in columns()]
-    outputs = [{"name": "prediction", "parameters": off}]
-    request = {"inputs": inputs, "outputs": outputs, "parameters": {"binary_data_output": False}}
-    answer = await infer(client, request)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["outputs"][0]["data"] == pytest.approx(expected(2.0), rel=1e-5)
-    empty = [{"name": "material_id", "shape": [0], "datatype": "BYTES", "parameters": {"binary_data_size": 0}}]
-    assert "binary tensor data extension" in assert_error(await infer(client, {"inputs": empty}))
 
 
 async def test_a_model_is_not_ready_while_the_broker_that_it_needs_is_away() -> None:

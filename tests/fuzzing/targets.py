@@ -36,8 +36,9 @@ from complex_system.protocol.training import TRAIN_MODEL
 from complex_system.service_layer.database.requests import processed_of
 from complex_system.serving.requests.examples import example_columns, example_record
 from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.requests.tensor_bytes import tensor_bytes
+from complex_system.serving.requests.tensors import decode_inference, inference_batch
 from complex_system.serving.rest.mlflow_scoring import read_csv, read_json
-from complex_system.serving.rest.oip_tensors import decode_inference, inference_batch
 from complex_system.sources.replay import ReplayFile
 from spreadsheets import write_excel
 
@@ -74,6 +75,12 @@ def predict(data: bytes) -> None:
 def inference(data: bytes) -> None:
     """A body of ``/v2/models/{name}/infer``."""
     inference_batch(decode_inference(data), READER).features(PIPELINE)
+
+
+def binary(data: bytes) -> None:
+    """The same with binary data behind the JSON; the first two bytes are the length of the JSON that the header has."""
+    length = str(int.from_bytes(data[:2], "little"))
+    inference_batch(decode_inference(data[2:], length), READER).features(PIPELINE)
 
 
 def invocations(data: bytes) -> None:
@@ -124,7 +131,7 @@ def _may_refuse(call: Callable[[], Any]) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (page, ingest, predict, inference, invocations, csv, packed, described, thing)
+    each.__name__: each for each in (page, ingest, predict, inference, binary, invocations, csv, packed, described, thing)
 }
 
 
@@ -177,6 +184,7 @@ def seeds() -> dict[str, list[bytes]]:
         "ingest": [_json(one), _json(records), serialize_to_bin(Thing, to_thing(records, "Device")), msgpack.packb({"value": one})],
         "predict": [_json(one), _json(records), _json({"records": records})],
         "inference": [_json({"id": "1", "inputs": tensors}), _json({"inputs": features, "outputs": [{"name": "prediction"}]})],
+        "binary": [_binary(tensors), _binary(tensors, plain=2), _binary(features)],
         "invocations": [
             _json({"dataframe_split": {"columns": list(columns), "data": rows, "index": [0, 1]}}),
             _json({"dataframe_records": [one]}),
@@ -192,6 +200,16 @@ def seeds() -> dict[str, list[bytes]]:
         ] + [b"\0" + _plant(), b"\2" + _json({"a": 1})],
         "thing": [serialize_to_bin(Thing, to_thing(value, "Device")) for value in values],
     }  # fmt: skip
+
+
+def _binary(tensors: list[dict[str, Any]], plain: int = 0) -> bytes:
+    """Return a request with the length of its JSON; the first ``plain`` tensors stay JSON."""
+    inputs, parts = tensors[:plain], []
+    for tensor in tensors[plain:]:
+        parts.append(tensor_bytes(tensor["datatype"], tensor["data"]))
+        inputs.append({**tensor, "parameters": {"binary_data_size": len(parts[-1])}, "data": None})
+    head = _json({"inputs": inputs, "parameters": {"binary_data_output": True}})
+    return struct.pack("<H", len(head)) + head + b"".join(parts)
 
 
 def _plant() -> bytes:

@@ -18,12 +18,13 @@ from complex_system.messaging.clients import DocumentClient
 from complex_system.messaging.handlers import hears
 from complex_system.messaging.service import SystemService
 from complex_system.protocol.base import Empty
-from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, GET_ALERTS, Alert
+from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, GET_ALERTS, TEST_MESSAGES, Alert
 from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
 from complex_system.protocol.training import COMPARISON_FINISHED, TRAINING_ROUND, TrainingRound
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
+from mail_server import MailServer
 from monitoring_page.messages import compared, comparison
 from receiver import Receiver
 from support import eventually, running
@@ -137,6 +138,63 @@ async def test_an_alert_is_announced_kept_posted_and_told_what_was_done(settings
             assert len(ear.raised) == 1, "the restart has not raised it again"
     finally:
         receiver.stop()
+
+
+async def test_a_restart_between_an_alert_and_its_delivery_loses_no_message(settings: Settings) -> None:
+    receiver, mail_server = Receiver(), MailServer()
+    (Path(settings.config_dir) / "alerts.yaml").write_text(f"{RULES}messages: {{group: 0.5}}\n")
+    addresses = f"mailto://127.0.0.1:{mail_server.port}?from=plant@test.example&to=shift@test.example"
+    settings = settings.copy(
+        update={
+            "webhook_url": f"http://127.0.0.1:{receiver.server_port}/alerts",
+            "webhook_secret": "a secret of one's own",
+            "message_urls": addresses,
+        }
+    )
+    receiver.stop()
+    mail_server.stop()
+    started: list[Receiver | MailServer] = []
+    try:
+        async with system(settings) as ear:
+            documents = DocumentClient(ear)
+
+            async def noted() -> list[dict[str, Any]]:
+                found = await documents.between("alert", 0, time.time() + 60)
+                tried = [message for each in found for message in each.body["messages"] if message["attempts"]]
+                return tried if len(tried) == 2 else []
+
+            async with running(HastyMonitoring, settings) as monitoring:
+                await eventually(lambda: monitoring.monitor.history.loaded)
+                await ear.predict(50.0)
+                await eventually(lambda: ear.raised)
+                # In the database while the service runs, so a kill loses no more than a restart.
+                before = await eventually(noted)
+                assert {each["outcome"] for each in before} == {"waiting"}
+                tested = await ear.ask(TEST_MESSAGES, Empty())
+                assert [(each.channel, bool(each.problem)) for each in tested.channels] == [
+                    (f"webhook at 127.0.0.1:{receiver.server_port}", True),
+                    ("mailto", True),
+                ]
+                assert monitoring.monitor.figures.by_subject("messages/waiting") == {"webhook": 1.0, "mailto": 1.0}
+
+            again, mails = Receiver(receiver.server_port), MailServer(mail_server.port)
+            started += [again, mails]
+            async with running(HastyMonitoring, settings):
+                await eventually(lambda: again.bodies and mails.mails)
+                ids = {each["channel"]: each["id"] for each in before}
+                assert again.bodies[0]["alert"]["key"] == ear.raised[0].key
+                assert [each["Webhook-Id"] for each in again.headers] == [ids["webhook"]]
+                assert ids["mailto"] in mails.mails[0].get_body(("plain",)).get_content()  # type: ignore[union-attr]
+
+                async def delivered() -> bool:
+                    messages = (await ear.ask(GET_ALERTS, Empty())).open[0].messages
+                    return [each.outcome for each in messages] == ["delivered", "delivered"]
+
+                await eventually(delivered)
+            assert (len(again.bodies), len(mails.mails), len(ear.raised)) == (1, 1, 1)
+    finally:
+        for server in started:
+            server.stop()
 
 
 async def test_rules_that_are_wrong_keep_the_service_from_starting(settings: Settings, tmp_path: Path) -> None:

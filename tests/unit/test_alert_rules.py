@@ -8,7 +8,7 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DeclarationError
-from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules
+from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules, with_action
 from complex_system.monitoring.alerts.rules import load_rules, parse_rules
 from complex_system.monitoring.flow import RecordFlow
 from complex_system.monitoring.points import Figures
@@ -143,10 +143,14 @@ def test_what_the_system_did_stays_with_the_alert(dataset: Dataset) -> None:
     judge = rules(dataset, RULE)
     events(judge, "performance/rmse", [30, 30, 30])
     key = judge.open[0].key
-    judge.act(key, Action(round="r1", at=1.0))
-    judge.act(key, Action(round="r1", at=9.0, outcome="kept", what="The old one is better."))
-    judge.act(key, Action(round="r2", at=10.0))
-    assert judge.act("another", Action(round="r1", at=1.0)) is None
+
+    def act(action: Action) -> None:
+        judge.change(key, lambda alert: with_action(alert, action))
+
+    act(Action(round="r1", at=1.0))
+    act(Action(round="r1", at=9.0, outcome="kept", what="The old one is better."))
+    act(Action(round="r2", at=10.0))
+    assert judge.change("another", lambda alert: alert) is None
     assert [(each.round, each.at, each.outcome) for each in judge.open[0].actions] == [
         ("r1", 1.0, "kept"),
         ("r2", 10.0, "training"),

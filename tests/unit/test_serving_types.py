@@ -23,8 +23,8 @@ from complex_system.pipeline.pipeline import FEW_RECORDS, Pipeline
 from complex_system.serving.requests.csv import csv_columns, csv_text
 from complex_system.serving.requests.examples import example_columns, example_record
 from complex_system.serving.requests.reader import BatchReader
+from complex_system.serving.requests.tensors import decode_inference, inference_batch
 from complex_system.serving.rest.oip import inference_body
-from complex_system.serving.rest.oip_tensors import decode_inference, inference_batch
 from complex_system.serving.rest.schemas import record_schema
 from everything import EVERYTHING, records
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from fastiot.cli.model.project import ProjectContext
@@ -12,6 +12,9 @@ from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
 
 from complex_system.cli.shared import Deployed, config_of, errors_of, infrastructure_of, over_the_broker, say
 from complex_system.errors import StartError
+
+if TYPE_CHECKING:
+    from complex_system.settings import Settings
 
 
 @extras_cmd.command("init-env", context_settings=DEFAULT_CONTEXT_SETTINGS)
@@ -114,6 +117,21 @@ def conflicts(
 
     most = limit or (None if csv else 100)
     over_the_broker("extras conflicts", deployment, lambda settings: list_conflicts(settings, say, as_csv=csv, limit=most))
+
+
+@extras_cmd.command("test-message", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def test_message(deployment: Deployed) -> None:
+    """Send a test message to every receiver of alerts, the webhook and Apprise's services, and say of each whether it has it.
+
+    The deployment must run: ml_monitoring sends it. The exit code is 1 where a receiver does not have it, or there is none.
+    """
+    from complex_system.messaging.operators import send_test_messages
+
+    async def send(settings: Settings) -> None:
+        if not await send_test_messages(settings, say):
+            raise typer.Exit(1)
+
+    over_the_broker("extras test-message", deployment, send)
 
 
 @extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)

@@ -34,6 +34,8 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "COMPLEX_SYSTEM_API_KEY": _REST,
     "COMPLEX_SYSTEM_MODEL_KEY": (*_TRAINERS, "ml_consumer", "ml_serving", "ml_serving_mlflow"),
     "COMPLEX_SYSTEM_WEBHOOK_URL": ("ml_monitoring",),
+    "COMPLEX_SYSTEM_WEBHOOK_SECRET": ("ml_monitoring",),
+    "COMPLEX_SYSTEM_MESSAGE_URLS": ("ml_monitoring",),
     "MLFLOW_TRACKING_URI": _MLFLOW,  # may hold a user and a password
     "MLFLOW_TRACKING_USERNAME": _MLFLOW,
     "MLFLOW_TRACKING_PASSWORD": _MLFLOW,

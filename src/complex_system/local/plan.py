@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from complex_system.deploy import COLLECTION, declares_collection
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.local.credentials import MODEL_KEY_FILE, kept_secret, model_key
@@ -214,7 +213,6 @@ def make_plan(
         DeclarationError: The deployment's ``dataset.yaml`` is not valid.
     """
     given = {**os.environ, **deployment.environment, **(options or {})}
-    deployment = _with_collection(deployment, options or {})
     ports = _Ports()
     servers, external = _servers(deployment, directory, given, ports, locked=locked)
     shared = {
@@ -314,14 +312,6 @@ def _external(name: str, address: str, port: int, by: str) -> ExternalServer:
     else:
         host, url = address, f"{name}://{address}:{port}"
     return ExternalServer(name, url, host, port, f"{name}: {url} is used and not started, as named by {by}")
-
-
-def _with_collection(deployment: Deployment, options: Mapping[str, str]) -> Deployment:
-    """Return the deployment with the service that collects readings if the data set of the run declares it, otherwise without."""
-    chosen = {**deployment.environment, **options}.get("FASTIOT_CONFIG_DIR", str(deployment.config_dir))
-    others = tuple(service for service in deployment.services if service.name != COLLECTION)
-    collection = DeployedService(COLLECTION, f"complex_system_services.{COLLECTION}.run")
-    return replace(deployment, services=(*others, collection) if declares_collection(Path(chosen)) else others)
 
 
 def _service(service: DeployedService, shared: Mapping[str, str], given: Mapping[str, str], ports: _Ports) -> PlannedService:

@@ -1,4 +1,4 @@
-"""What an operator sees and does over the broker: dead letters, conflicts, and decisions about the champion."""
+"""What an operator sees and does over the broker: dead letters, conflicts, decisions about the champion, test messages."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from complex_system.messaging.ingest.dead_letters import DeadLetter, DeadLetters
 from complex_system.messaging.ingest.publisher import published_records
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import ConflictMessage, Value
+from complex_system.protocol.operations import TEST_MESSAGES
 from complex_system.protocol.promotion import DECIDE_ON_CHAMPION, GET_PROMOTION, ChampionRequest
 from complex_system.settings import Settings
 
@@ -151,6 +152,23 @@ async def decide_on_champion(settings: Settings, asked: ChampionRequest, say: Ca
     async with connected(settings, "champion") as connection:
         done = await SystemClient(connection, settings, "champion").ask(DECIDE_ON_CHAMPION, asked)
     say(done.message)
+
+
+async def send_test_messages(settings: Settings, say: Callable[[str], None]) -> bool:
+    """Have a test message sent to every receiver of alerts, and show how that went; return whether all have it.
+
+    Raises:
+        NobodyListensError: The broker is not reachable, or ``ml_monitoring`` does not answer.
+    """
+    async with connected(settings, "test_message") as connection:
+        tested = await SystemClient(connection, settings, "test_message").ask(TEST_MESSAGES, Empty())
+    for each in tested.channels:
+        say(f"{each.channel}: {f'not delivered: {each.problem}' if each.problem else 'delivered'}")
+    if not tested.channels:
+        say(
+            "Alerts have no receivers: set COMPLEX_SYSTEM_WEBHOOK_URL or COMPLEX_SYSTEM_MESSAGE_URLS in the deployment's .env."
+        )
+    return bool(tested.channels) and not any(each.problem for each in tested.channels)
 
 
 @asynccontextmanager

@@ -202,7 +202,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         ),
     ),
     "ml_monitoring": ServiceSubjects(
-        answers=(operations.GET_ALERTS, operations.GET_MONITORING),
+        answers=(operations.GET_ALERTS, operations.GET_MONITORING, operations.TEST_MESSAGES),
         hears=(
             serving.PREDICTION_MADE,
             serving.PREDICTION_FAILED,

@@ -63,6 +63,35 @@ class Action(Message, frozen=True, kw_only=True):
     what: str = ""
 
 
+class SentMessage(Message, frozen=True, kw_only=True):
+    """One way of an alert's beginning, or of its end, to a receiver outside of the system. Times are seconds since 1970 (UTC).
+
+    Attributes:
+        event: What is told.
+        channel: Where to: ``webhook``, or the scheme of an Apprise address with a number from the second one on (``mailto-2``).
+        at: When it was queued.
+        due: Not sent before: the end of quiet hours or of the time in which alerts are put together, then the next attempt.
+        quiet: Whether it waits, or has waited, for the end of quiet hours.
+        id: Id of the message that it goes out with, the same in every repetition; empty before the first attempt.
+        attempts: How often it was sent.
+        outcome: ``waiting``, ``delivered``, ``refused`` by the receiver for good, ``expired`` at the deadline, or ``dropped``
+            because too many waited or the receiver is no longer configured.
+        finished: When it stopped waiting.
+        problem: Why the last attempt failed, without addresses.
+    """
+
+    event: Literal["raised", "ended"]
+    channel: str
+    at: float
+    due: float
+    quiet: bool = False
+    id: str = ""
+    attempts: int = 0
+    outcome: Literal["waiting", "delivered", "refused", "expired", "dropped"] = "waiting"
+    finished: float | None = None
+    problem: str = ""
+
+
 class Alert(Message, frozen=True, kw_only=True):
     """One alert. Times are seconds since 1970 (UTC).
 
@@ -84,6 +113,7 @@ class Alert(Message, frozen=True, kw_only=True):
         sentence: What is wrong, for the people at the plant.
         over: How it ended; empty while it is open.
         actions: What the system did, oldest first.
+        messages: Which receivers were told, oldest first.
     """
 
     key: str
@@ -103,6 +133,7 @@ class Alert(Message, frozen=True, kw_only=True):
     sentence: str
     over: str = ""
     actions: tuple[Action, ...] = ()
+    messages: tuple[SentMessage, ...] = ()
 
     @property
     def message(self) -> str:
@@ -120,6 +151,28 @@ class Alerts(Message, frozen=True, kw_only=True):
 
     open: tuple[Alert, ...] = ()
     past: tuple[Alert, ...] = ()
+
+
+class TestedChannel(Message, frozen=True, kw_only=True):
+    """How a test message to one receiver went.
+
+    Attributes:
+        channel: Its name.
+        problem: Why the receiver does not have it, without addresses; empty where it was taken.
+    """
+
+    channel: str
+    problem: str = ""
+
+
+class TestedChannels(Message, frozen=True, kw_only=True):
+    """How a test message to all receivers went.
+
+    Attributes:
+        channels: The receivers; empty where none is configured.
+    """
+
+    channels: tuple[TestedChannel, ...] = ()
 
 
 class ServedModel(Message, frozen=True, kw_only=True):
@@ -216,6 +269,7 @@ SERVICE_HEARTBEAT = Event("service-heartbeat", Heartbeat)
 ALERT_RAISED = Event("alert-raised", Alert)
 ALERT_ENDED = Event("alert-ended", Alert)
 GET_ALERTS = Request("get-alerts", Empty, Alerts, "Return the open alerts, and the newest of those that have ended.")
+TEST_MESSAGES = Request("send-test-message", Empty, TestedChannels, "Send a test message to every receiver of alerts.")
 GET_MONITORING = Request("get-monitoring", Empty, MonitoringSnapshot, "Return the newest values of monitoring.")
 SET_SCENARIO = Request("set-scenario", ScenarioRequest, ScenarioState, "Start a disturbance scenario.")
 GET_SCENARIO = Request("get-scenario", Empty, ScenarioState, "Return the scenario that runs.")

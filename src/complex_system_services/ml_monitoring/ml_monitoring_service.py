@@ -18,7 +18,6 @@ from complex_system.errors import (
     ComplexSystemError,
     NobodyListensError,
     NotEnoughDataError,
-    ReplyTimeoutError,
     StartError,
     TrackingUnavailableError,
 )
@@ -29,19 +28,18 @@ from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.service import SystemService
 from complex_system.monitoring import views
-from complex_system.monitoring.alerts.evaluation import AlertRules
-from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.monitoring.history import Champion, History
 from complex_system.monitoring.mlflow_log import MonitoringRun, PointBuffer
 from complex_system.monitoring.monitor import Monitor
 from complex_system.monitoring.page.gateway import WsgiGateway
+from complex_system.monitoring.points import Figures
 from complex_system.monitoring.prediction_log import PredictionLog
 from complex_system.monitoring.rest import make_app
 from complex_system.monitoring.services import Host
-from complex_system.protocol import collection, database, operations, promotion, serving, training
+from complex_system.protocol import database, operations, promotion, serving, training
 from complex_system.protocol.base import Empty
-from complex_system.service_layer.monitoring.alerting import Alerting
-from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
+from complex_system.service_layer.monitoring.alerting import alerting_of
+from complex_system.service_layer.monitoring.keeper import LOOK_SECONDS, DatabaseClock, HistoryKeeper, collection_look
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
 from complex_system.service_layer.monitoring.trials import TrialClient
 from complex_system.tracking.connection import load_mlflow
@@ -72,8 +70,8 @@ class MlMonitoringService(SystemService):
     """Seconds between two writes of the history."""
     ask_interval: ClassVar[float] = 10.0
     """Seconds between two questions for targets that came to the database."""
-    look_interval: ClassVar[float] = 2.0
-    """Seconds between two looks at the sensors."""
+    deliver_interval: ClassVar[float] = 0.5
+    """Seconds between two looks for alerts that are due at a receiver."""
 
     @override
     async def warm_up(self) -> None:
@@ -109,8 +107,8 @@ class MlMonitoringService(SystemService):
         )
         self._worker = Worker("mlflow")
         self._writing, self._measuring = asyncio.Lock(), asyncio.Lock()
-        rules = AlertRules(load_rules(settings.config_dir, settings.alert_rules), self.dataset)
-        self._alerts = Alerting(rules, self.announce, history.alert, settings.webhook_url, self.dataset.name, self._clock)
+        callbacks = (self.announce, history.alert, self._keeper.keep)
+        self._alerts = await asyncio.to_thread(alerting_of, settings, self.dataset, *callbacks, self._clock)
         with contextlib.suppress(
             ComplexSystemError, TimeoutError
         ):  # without the database, by this host's clock until it is there
@@ -129,7 +127,9 @@ class MlMonitoringService(SystemService):
         self.every(self.ask_interval, self._keeper.ask_targets)
         self.every(self.ask_interval, self._ask_promotion)
         if self.dataset.collect:
-            self.every(self.look_interval, self._ask_collection)
+            self.every(LOOK_SECONDS, collection_look(self, self.monitor.flow))
+        for turn in self._alerts.delivery.turns():
+            self.every(self.deliver_interval, turn)
 
     def _check_lease(self) -> None:
         assert self.lease is not None
@@ -163,9 +163,10 @@ class MlMonitoringService(SystemService):
             return
         self._page.close()
         await self._rest.stop()
-        await self._alerts.close()
         if not self.may_act:  # another replica has read the history by now, and goes on with it
             return
+        if waiting := await self._alerts.delivery.close(2.0):
+            log.warning("%d alerts wait in the database for their receivers", waiting)
         self.monitor.keep_services()
         lost = await self._keeper.close(self.last_write)
         if lost and self.monitor.history.loaded:
@@ -225,6 +226,10 @@ class MlMonitoringService(SystemService):
     async def _get_alerts(self, _: Empty) -> operations.Alerts:
         return self._alerts.alerts()
 
+    @answers(operations.TEST_MESSAGES)
+    async def _test_messages(self, _: Empty) -> operations.TestedChannels:
+        return await self._alerts.delivery.test()
+
     @answers(operations.GET_MONITORING)
     async def _get_monitoring(self, _: Empty) -> operations.MonitoringSnapshot:
         return replace(views.snapshot(self.monitor), run_id=self._run.run_id, waiting_points=len(self._buffer))
@@ -238,7 +243,7 @@ class MlMonitoringService(SystemService):
             drift = None
             if records and reference is not None:
                 drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
-            figures = self.monitor.point(self._host.figures(), drift)
+            figures = self.monitor.point(Figures(self._host.figures() | self._alerts.delivery.figures()), drift)
             self._buffer.add(figures, datetime.fromtimestamp(self.monitor.at, UTC))
             if self.may_act:
                 await self._alerts.evaluate(self.monitor.at, figures, drift)
@@ -276,12 +281,6 @@ class MlMonitoringService(SystemService):
     async def _ask_promotion(self) -> None:
         with contextlib.suppress(NobodyListensError):  # without ml_consumer nobody changes the champion
             self.monitor.promotion = await self.ask(promotion.GET_PROMOTION, Empty())
-
-    async def _ask_collection(self) -> None:
-        try:
-            self.monitor.flow.collection = await self.ask(collection.GET_COLLECTION, Empty(), 5.0)
-        except (NobodyListensError, ReplyTimeoutError):  # its alert is that of a silent service
-            self.monitor.flow.collection = None
 
     async def _decide(self, asked: promotion.ChampionRequest) -> promotion.Promotion:
         """Have a decision from the page carried out."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -168,11 +168,11 @@ class AlertRules:
         """Rule and subject of what is beyond its threshold and has not lasted long enough to be an alert."""
         return [key for key, watch in self._watched.items() if watch.alert is None and watch.beyond_since is not None]
 
-    def act(self, key: str, action: Action) -> Alert | None:
-        """Add to an open alert what the system did; a later action of the same round replaces the earlier one."""
+    def change(self, key: str, change: Callable[[Alert], Alert]) -> Alert | None:
+        """Change an open alert by what was done because of it, and return it; None where there is no such one."""
         for watch in self._watched.values():
             if watch.alert is not None and watch.alert.key == key:
-                watch.alert = with_action(watch.alert, action)
+                watch.alert = change(watch.alert)
                 return watch.alert
         return None
 
@@ -264,7 +264,7 @@ class AlertRules:
 
 
 def with_action(alert: Alert, action: Action) -> Alert:
-    """Return an alert with an action; one of the same round is replaced and keeps its time."""
+    """Return an alert with what the system did; a later action of the same round replaces the earlier one and keeps its time."""
     before = next((each for each in alert.actions if each.round == action.round), None)
     if before is None:
         return replace(alert, actions=(*alert.actions, action))

@@ -89,7 +89,7 @@ class AlertRule:
 
 
 def load_rules(config_dir: str | Path | None = None, file: str = "alerts.yaml") -> tuple[AlertRule, ...]:
-    """Return the rules of a deployment.
+    """Return the rules of a deployment. A file with a block ``messages`` and without ``rules`` leaves the shipped rules in place.
 
     Args:
         config_dir: Folder of the deployment's files.
@@ -100,7 +100,10 @@ def load_rules(config_dir: str | Path | None = None, file: str = "alerts.yaml") 
     """
     path = Path(config_dir or "", file)
     if path.is_file():
-        return parse_rules(path.read_text(encoding="utf-8"), str(path))
+        declared = YamlFile(path.read_text(encoding="utf-8"), str(path))
+        rules = _Reader(declared).rules()
+        if "rules" in (declared.content or {}) or "messages" not in (declared.content or {}):
+            return rules
     return parse_rules((resources.files(__package__) / "alerts.yaml").read_text(encoding="utf-8"), "alerts.yaml (shipped)")
 
 
@@ -117,7 +120,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_seconds(value: Any) -> bool:
+def is_seconds(value: Any) -> bool:
+    """Return whether a declared value is a number of seconds."""
     return _is_number(value) and value >= 0
 
 
@@ -133,7 +137,7 @@ def _is_template(value: Any) -> bool:
 
 
 _NUMBER = ("a number", _is_number)
-_SECONDS = ("a number of seconds of at least 0", _is_seconds)
+_SECONDS = ("a number of seconds of at least 0", is_seconds)
 _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "name": (
         "a text of letters, digits and hyphens, at most 40",
@@ -149,7 +153,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "for": _SECONDS,
     "clear_for": _SECONDS,
     "window": _SECONDS,
-    "min_count": ("a whole number of at least 0", lambda value: _is_seconds(value) and isinstance(value, int)),
+    "min_count": ("a whole number of at least 0", lambda value: is_seconds(value) and isinstance(value, int)),
     "count": ("the name of a metric", _is_text),
     "severity": (f"one of {', '.join(SEVERITIES)}", lambda value: value in SEVERITIES),
     "retrain": ("true or false", lambda value: isinstance(value, bool)),
@@ -168,11 +172,11 @@ class _Reader:
         content = self._file.content
         if content is None:
             return ()
-        allowed = "the one key 'rules' with a list of rules"
+        allowed = "the key 'rules' with a list of rules, and 'messages'"
         if not isinstance(content, dict):
             raise self._file.error((), f"the file must be a mapping with {allowed}")
         for key in map(str, content):
-            if key != "rules":
+            if key not in ("rules", "messages"):  # monitoring.alerts.messages reads the second
                 raise self._file.error((key,), f"the key '{key}' is not known; allowed is {allowed}")
         if not isinstance(content.get("rules", []), list):
             raise self._file.error(("rules",), "'rules' must be a list of rules; each begins with '- name: ...'")

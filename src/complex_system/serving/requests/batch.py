@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from complex_system.domain.records import MAX_FAULTS, Record, faults_message, shown
@@ -102,11 +103,11 @@ class FeatureBatch(Batch):
         matrix: Shape (n, features), columns in the order of ``Dataset.feature_names``.
     """
 
-    def __init__(self, values: Sequence[Any], shape: Sequence[int], names: Sequence[str]) -> None:
+    def __init__(self, values: Sequence[Any] | NDArray[Any], shape: Sequence[int], names: Sequence[str]) -> None:
         """Make the matrix.
 
         Args:
-            values: The elements in row-major order, as the client sent them.
+            values: The elements in row-major order, as the client sent them, or an array of them, which is kept where it can be.
             shape: Rows and features; it fits the elements and the names.
             names: Names of the features.
 
@@ -115,16 +116,19 @@ class FeatureBatch(Batch):
         """
         super().__init__(shape[0])
         try:
-            if not set(map(type, values)) <= {int, float}:
+            if isinstance(values, np.ndarray):
+                matrix = values.reshape(shape)
+            elif set(map(type, values)) <= {int, float}:
+                matrix = np.array(values, dtype=np.float64).reshape(shape)
+            else:
                 raise TypeError
-            matrix = np.array(values, dtype=np.float64).reshape(shape)
         except (OverflowError, TypeError):
             raise _bad_features(enumerate(values), names) from None
         bad = ~(np.abs(matrix) <= _MAX_FLOAT32)
         if bad.any():
             places = np.argwhere(bad).tolist()
             raise _bad_features(((i * len(names) + j, matrix[i, j].item()) for i, j in places), names)
-        self.matrix: Matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+        self.matrix: Matrix = np.require(matrix, np.float32, ["C", "ALIGNED"])
 
     @override
     def features(self, pipeline: Pipeline) -> Matrix:

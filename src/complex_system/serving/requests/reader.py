@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from complex_system.domain.columns import LARGEST_INTEGER
 from complex_system.domain.dataset import ID, Column, Dataset
 from complex_system.domain.keys import MAX_KEY
 from complex_system.domain.records import MAX_FAULTS, faults_message, raw_check, suspects
@@ -102,7 +104,7 @@ class BatchReader:
             return self._untyped(body)
         size = len(rows)
         if not 0 < size <= self.max_records:
-            raise self._bad_size(size)
+            raise self.bad_size(size)
         batch: Batch
         if size <= FEW_RECORDS:
             batch = RecordBatch(msgspec.to_builtins(rows))
@@ -129,7 +131,7 @@ class BatchReader:
         if not isinstance(value, list):
             raise InvalidRequestError("A list of records is expected.")
         if not 0 < len(value) <= self.max_records:
-            raise self._bad_size(len(value))
+            raise self.bad_size(len(value))
         try:
             return RecordBatch(self._check(value))
         except InvalidRecordError:
@@ -142,11 +144,11 @@ class BatchReader:
             faults = self.names.advised(self._check.faults(readable, self.pipeline.faults_of), readable)
             raise InvalidRecordError(faults_message(faults), faults) from None
 
-    def columns(self, columns: Mapping[str, Sequence[Any]], *, scoring: bool = False) -> Batch:
+    def columns(self, columns: Mapping[str, Sequence[Any] | pl.Series], *, scoring: bool = False) -> Batch:
         """Read columns by name, all of the same length. Optional columns may be missing.
 
         Args:
-            columns: The columns.
+            columns: The columns; numbers and booleans may be typed, with null for a missing value.
             scoring: Whether undeclared ones are treated as MLflow treats them.
 
         Raises:
@@ -161,7 +163,7 @@ class BatchReader:
                 f"All columns must be equally long; '{shorter[0]}' has {sizes[shorter[0]]} of {size} values."
             )
         if not 0 < size <= self.max_records:
-            raise self._bad_size(size)
+            raise self.bad_size(size)
         columns = self.names.readable_columns(columns, scoring=scoring)
         known = self._ignore_unknown or set(columns) <= set(self._types)
         if size > FEW_RECORDS and known and self._required <= set(columns):
@@ -170,7 +172,8 @@ class BatchReader:
             except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
                 pass  # record by record, the faults are found and named
         names = list(columns)
-        rows = zip(*columns.values(), strict=True) if names else [()] * size
+        plain = [each.to_list() if isinstance(each, pl.Series) else each for each in columns.values()]
+        rows = zip(*plain, strict=True) if names else [()] * size
         records = [dict(zip(names, values, strict=True)) for values in rows]
         return self.records(records, scoring=scoring)
 
@@ -182,7 +185,7 @@ class BatchReader:
             TooLargeError: There are too many rows.
         """
         if not 0 < table.num_rows <= self.max_records:
-            raise self._bad_size(table.num_rows)
+            raise self.bad_size(table.num_rows)
         given = table.column_names
         if (key := self.names.key) in given and ID not in given:
             at = given.index(key)
@@ -194,11 +197,11 @@ class BatchReader:
             raise InvalidRequestError("A column is there more than once.")
         return ColumnBatch(self.pipeline.typed(table.drop_columns(unknown)))
 
-    def features(self, values: Sequence[Any], shape: Sequence[int]) -> FeatureBatch:
+    def features(self, values: Sequence[Any] | NDArray[Any], shape: Sequence[int]) -> FeatureBatch:
         """Read processed features.
 
         Args:
-            values: The elements in row-major order, as the client sent them.
+            values: The elements in row-major order, as the client sent them, or an array of them.
             shape: Rows and features.
 
         Raises:
@@ -210,21 +213,22 @@ class BatchReader:
         if len(shape) != 2 or shape[1] != len(names):
             raise InvalidRequestError(f"Processed features have the shape (n, {len(names)}), not {tuple(shape[:4])}.")
         if not 0 < shape[0] <= self.max_records:
-            raise self._bad_size(shape[0])
+            raise self.bad_size(shape[0])
         return FeatureBatch(values, shape, names)
 
-    def _in_turns(self, body: bytes | msgspec.Raw) -> list[Any]:
-        # The decoder holds Python's lock during a whole call; record by record, the event loop runs in between.
-        decode = self._one.decode
-        return [decode(element) for element in self._elements.decode(body)]
-
-    def _bad_size(self, size: int) -> InvalidRequestError | TooLargeError:
+    def bad_size(self, size: int) -> InvalidRequestError | TooLargeError:
+        """Return the error for a request of so many records, which are none or too many."""
         if not size:
             return InvalidRequestError("There is no record in the request.")
         return TooLargeError(
             f"{size} records are more than the {self.max_records} that one request may hold; "
             f"send them in {-(-size // self.max_records)} requests of at most {self.max_records}."
         )
+
+    def _in_turns(self, body: bytes | msgspec.Raw) -> list[Any]:
+        # The decoder holds Python's lock during a whole call; record by record, the event loop runs in between.
+        decode = self._one.decode
+        return [decode(element) for element in self._elements.decode(body)]
 
     def _untyped(self, body: bytes) -> RecordBatch:
         content, wanted = json_of(body), NOTHING
@@ -254,14 +258,16 @@ class _ColumnCheck:
         self.name = name
         self._kind = kind
         # numpy and polars accept a boolean as a number, and with mixed types more than that; the record check does not.
+        self._required = required
         allowed: set[type] = {float, int} if kind == pl.Float64 else {bool} if kind == pl.Boolean else {str}
         self._allowed = allowed if required else {*allowed, type(None)}
         # Values that need more than a look at their types are checked record by record.
-        self._simple = column is None or (column.type != "integer" and not column_type(column).is_list)
+        self._whole = column is not None and column.type == "integer"
+        self._simple = column is None or not (self._whole or column_type(column).is_list)
         self._min_length, self._max_length = (1, MAX_KEY) if name == ID else (0, MAX_TEXT)
         self._suspects = frozenset[Any]() if column is None else suspects(column)
 
-    def series(self, columns: Mapping[str, Sequence[Any]], size: int) -> pl.Series:
+    def series(self, columns: Mapping[str, Sequence[Any] | pl.Series], size: int) -> pl.Series:
         """Return the column's values as a typed series, null for each where it is missing.
 
         Raises:
@@ -270,11 +276,26 @@ class _ColumnCheck:
         given = columns.get(self.name)
         if given is None:
             return pl.Series(self.name, [None], self._kind).new_from_index(0, size)
+        if isinstance(given, pl.Series):
+            return self._typed(given)
         self._types_of(given)
         series = pl.Series(self.name, given, self._kind, strict=True)
         if self._kind == pl.Float64 and not series.is_finite().all():
             raise ValueError(self.name)
         if self._kind == pl.String and not series.str.len_chars().is_between(self._min_length, self._max_length).all():
+            raise ValueError(self.name)
+        return series
+
+    def _typed(self, given: pl.Series) -> pl.Series:
+        if self._kind not in (pl.Float64, pl.Boolean) or (given.dtype == pl.Boolean) != (self._kind == pl.Boolean):
+            raise TypeError(self.name)
+        series = given.cast(self._kind).alias(self.name)
+        is_good = not (self._required and series.null_count())
+        if self._kind == pl.Float64:
+            is_good &= series.is_finite().all() and not (self._suspects and series.is_in(self._suspects).any())
+            if self._whole:
+                is_good &= ((series.abs() <= LARGEST_INTEGER) & (series == series.round())).all()
+        if not is_good:
             raise ValueError(self.name)
         return series
 

@@ -18,14 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import (
-    ComplexSystemError,
-    InternalError,
-    InvalidRecordError,
-    NobodyListensError,
-    NoModelError,
-    RecordFault,
-)
+from complex_system.errors import ComplexSystemError, InternalError, InvalidRecordError, NobodyListensError, NoModelError
 from complex_system.http.auth import ApiKey
 from complex_system.http.limits import BodyLimits, LimitedRequest
 from complex_system.http.responses import REQUEST_ID, challenge, json_response, status_of
@@ -321,22 +314,3 @@ def outside_header(found: Sequence[OutsideRange]) -> str:
     """Return the header's value, ``Temp=3, Druck=1``: names as in a URL, the first 20 columns, and ``...`` for more."""
     named = [f"{quote(each.column.name, safe='')}={each.count}" for each in found[:_MAX_NAMED]]
     return ", ".join([*named, *(["..."] if len(found) > _MAX_NAMED else [])])
-
-
-def error_text(error: ComplexSystemError) -> str:
-    """Return all that is wrong as one text, for protocols without a list of faults."""
-    if not isinstance(error, InvalidRecordError) or len(error.faults) < 2:
-        return error.message
-    return joined_lines(fault_lines(error.faults))
-
-
-def fault_lines(faults: list[RecordFault]) -> list[str]:
-    """Return a line for each fault, with record, field and problem."""
-    return [
-        f"record {f['record']}{', ' + repr(f['field']) if f['field'] is not None else ''}: {f['problem']}" for f in faults
-    ]
-
-
-def joined_lines(lines: list[str]) -> str:
-    """Return lines as one text that begins with their number."""
-    return f"{len(lines)} faults: " + "; ".join(lines) + "."

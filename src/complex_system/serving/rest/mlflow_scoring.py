@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from complex_system import __version__
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ComplexSystemError, InvalidRequestError
+from complex_system.errors import ComplexSystemError, InvalidRequestError, error_text
 from complex_system.http.responses import json_response
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES, FEATURES_HEADER
@@ -27,7 +27,7 @@ from complex_system.serving.requests.examples import example_columns, example_re
 from complex_system.serving.requests.json import json_of
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.requests.wanted import NOTHING, wanted_of
-from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
+from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes
 from complex_system.serving.rest.schemas import SCORING_REQUEST, Schema, reference
 
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")

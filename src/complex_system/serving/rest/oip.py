@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2, over REST (kserve/open-inference-protocol).
 
 Inputs are the raw columns as named tensors, or one tensor ``features`` of processed features; the output is ``prediction``. With the
-parameters ``interval`` and ``warnings`` of a request there are the outputs ``lower``, ``upper`` and ``warnings``, too. The
-binary tensor extension is not supported, and refused with a message.
+parameters ``interval`` and ``warnings`` of a request there are the outputs ``lower``, ``upper`` and ``warnings``, too. Tensors
+are JSON, or binary data behind it (Triton's binary tensor data extension), each input and output as the client wants it.
 """
 
 from __future__ import annotations
@@ -21,40 +21,45 @@ from complex_system.errors import (
     ModelRefusedError,
     NobodyListensError,
     NoModelError,
+    error_text,
 )
 from complex_system.http.responses import json_response
+from complex_system.serving.engine import PredictionResult
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.examples import example_columns
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, Wanted, wanted_of
-from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes, error_text
-from complex_system.serving.rest.oip_tensors import (
+from complex_system.serving.requests.tensor_bytes import BINARY_SIZE, HEADER, tensor_bytes
+from complex_system.serving.requests.tensors import (
     InferenceRequest,
     Inputs,
+    RequestedOutput,
     datatype_of,
     decode_inference,
     inference_batch,
-    no_binary,
-    wants_binary,
 )
+from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, Wanted, wanted_of
+from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes
 from complex_system.serving.rest.schemas import Schema, reference
 
 SERVER = "complex-system"
 OUTPUT = "prediction"
 """The one output of every request."""
+_HEADER = HEADER.encode()
+EXTENSIONS = ["binary_tensor_data"]
 _NEEDS = {LOWER: INTERVAL, UPPER: INTERVAL, WARNINGS: WARNINGS}
 """The parameter that the other outputs come with."""
 
 
 class OutputTensor(msgspec.Struct, frozen=True):
-    """``$response_output``."""
+    """``$response_output``; without ``data`` where they are behind the JSON."""
 
     name: str
     shape: list[int]
     datatype: str
-    data: list[float | str]
+    data: list[float | str] | msgspec.UnsetType = msgspec.UNSET
+    parameters: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class InferenceParameters(msgspec.Struct, frozen=True):
@@ -158,33 +163,64 @@ def oip_routes(backend: Backend) -> list[Route]:
 async def infer(request: PredictionRequest, name: str, version: str | None = None) -> Response:
     """Predict tensors."""
     request.require_json()
-    if b"inference-header-content-length" in request.headers:
-        raise no_binary()
+    length = request.header(_HEADER) if _HEADER in request.headers else None
     # An unknown model is reported before the input is checked.
     await request.find_model(name, version)
     sent = InferenceRequest([])
 
     def read(reader: BatchReader, body: bytes) -> Batch:
         nonlocal sent
-        sent = decode_inference(body)
+        sent = decode_inference(body, length)
         batch = inference_batch(sent, reader)
         batch.wanted = wanted_of(sent.parameters or {})
         _check_outputs(sent, batch.wanted)
         return batch
 
     result = await request.predict(read)
-    values: dict[str, list[Any]] = {OUTPUT: result.predictions, **result.columns()}
-    if WARNINGS in values:
-        values[WARNINGS] = ["; ".join(each) for each in values[WARNINGS]]
-    names = [output.name for output in sent.outputs] if sent.outputs else list(values)
+    outputs, parts = _outputs(sent, output_values(result))
     content = InferenceResponse(
         name,
         result.model.version,
         request.id if sent.id is None else sent.id,
         InferenceParameters(result.model.pipeline_version, result.model.name),
-        [OutputTensor(name, [request.size, 1], "BYTES" if name == WARNINGS else "FP32", values[name]) for name in names],
+        outputs,
     )
-    return json_response(content, headers=request.answer_headers)
+    if not parts:
+        return json_response(content, headers=request.answer_headers)
+    head = msgspec.json.encode(content)
+    response = Response(b"".join((head, *parts)), media_type="application/octet-stream")
+    headers = {HEADER: str(len(head)), **request.answer_headers}
+    response.raw_headers += [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
+    return response
+
+
+def output_values(result: PredictionResult) -> dict[str, list[Any]]:
+    """Return the values of all outputs, one a record, by name."""
+    values: dict[str, list[Any]] = {OUTPUT: result.predictions, **result.columns()}
+    if WARNINGS in values:
+        values[WARNINGS] = ["; ".join(each) for each in values[WARNINGS]]
+    return values
+
+
+def output_type(name: str) -> str:
+    """Return the datatype of an output."""
+    return "BYTES" if name == WARNINGS else "FP32"
+
+
+def _outputs(request: InferenceRequest, values: dict[str, list[Any]]) -> tuple[list[OutputTensor], list[bytes]]:
+    """Return the outputs that a request asks for, and the bytes of those that it wants as binary data."""
+    tensors: list[OutputTensor] = []
+    parts: list[bytes] = []
+    is_binary = bool((request.parameters or {}).get("binary_data_output"))
+    for output in request.outputs or map(RequestedOutput, values):
+        name, datatype = output.name, output_type(output.name)
+        shape = [len(values[name]), 1]
+        if (output.parameters or {}).get("binary_data", is_binary):
+            parts.append(tensor_bytes(datatype, values[name]))
+            tensors.append(OutputTensor(name, shape, datatype, parameters={BINARY_SIZE: len(parts[-1])}))
+        else:
+            tensors.append(OutputTensor(name, shape, datatype, values[name]))
+    return tensors, parts
 
 
 async def model_ready(request: PredictionRequest, name: str, version: str | None = None) -> Response:
@@ -213,7 +249,7 @@ async def metadata(request: PredictionRequest, name: str, version: str | None = 
 
 async def server(_: PredictionRequest) -> Response:
     """Describe the server."""
-    return json_response(ServerMetadata(SERVER, __version__, []))
+    return json_response(ServerMetadata(SERVER, __version__, EXTENSIONS))
 
 
 async def live(_: PredictionRequest) -> Response:
@@ -266,5 +302,3 @@ def _check_outputs(request: InferenceRequest, wanted: Wanted) -> None:
             raise InvalidRequestError(f"The output '{output.name}' needs the request's parameter '{needs}'.")
         if needs is None and output.name != OUTPUT:
             raise InvalidRequestError(f"The model has the output '{OUTPUT}' and no output '{output.name[:60]}'.")
-        if wants_binary(output.parameters):
-            raise no_binary()

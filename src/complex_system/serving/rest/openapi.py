@@ -26,8 +26,8 @@ from complex_system.http.responses import PAGE_HEADERS, error_response, json_res
 from complex_system.protocol.trial import SuggestRequest
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.examples import example_record
+from complex_system.serving.requests.tensors import InferenceRequest
 from complex_system.serving.rest.endpoint import Backend, Endpoint
-from complex_system.serving.rest.oip_tensors import InferenceRequest
 from complex_system.serving.rest.schemas import Schema, reference, request_schemas
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")

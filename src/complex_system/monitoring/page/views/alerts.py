@@ -1,4 +1,4 @@
-"""Open and past alerts, with what the system did."""
+"""Open and past alerts, with what the system did and who was told."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dash.development.base_component import Component
 from complex_system.monitoring.page.components import View, badge, card, empty
 from complex_system.monitoring.page.formatting import Level, Viewer, lasting, number
 from complex_system.monitoring.page.reading import Reading
-from complex_system.protocol.operations import Action, Alert
+from complex_system.protocol.operations import Action, Alert, SentMessage
 
 MAX_PAST = 100
 _LEVELS: dict[str, Level] = {"critical": "bad", "warning": "warn"}
@@ -50,7 +50,22 @@ def alert_card(alert: Alert, reading: Reading, viewer: Viewer, *, short: bool = 
         parts.append(html.Ol([_step(each, viewer) for each in steps], className="steps"))
     elif not short:
         parts.append(html.P("The system took no action.", className="quiet"))
+    if alert.messages and not short:
+        parts.append(html.Ul([html.Li(_sent(each, viewer)) for each in alert.messages], className="sent quiet"))
     return html.Article(parts, className=f"alert {level}")
+
+
+def _sent(message: SentMessage, viewer: Viewer) -> str:
+    """Return where the beginning or the end of an alert was sent, and how that went."""
+    what = f"{'Beginning' if message.event == 'raised' else 'End'}, {message.channel}"
+    at, due = viewer.clock.short(message.finished or message.at), viewer.clock.short(message.due)
+    if message.outcome == "delivered":
+        return f"{what}: delivered {at}"
+    if message.outcome != "waiting":
+        return f"{what}: {message.outcome} {at}, {message.problem or 'without an answer'}"
+    if message.attempts:
+        return f"{what}: not delivered yet, {message.attempts} attempt(s), the next {due}: {message.problem}"
+    return f"{what}: {'held back in quiet hours until' if message.quiet else 'goes out'} {due}"
 
 
 def _open(reading: Reading, viewer: Viewer) -> Any:

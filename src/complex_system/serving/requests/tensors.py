@@ -9,16 +9,27 @@ from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
 from complex_system.domain.dataset import ID, Column
 from complex_system.domain.records import MAX_FAULTS, faults_message, shown
 from complex_system.domain.types import column_type
-from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault
+from complex_system.errors import InvalidRecordError, InvalidRequestError, RecordFault, fault_lines, joined_lines
+from complex_system.pipeline.pipeline import FEW_RECORDS
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.json import explain_type, json_of, unmarked
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.rest.endpoint import fault_lines, joined_lines
+from complex_system.serving.requests.tensor_bytes import (
+    BINARY_SIZE,
+    numbers_in,
+    part_size,
+    require_bytes,
+    split_body,
+    texts_in,
+)
 
 _FLOATS = ("FP64", "FP32", "FP16", "BF16")
 _INTEGERS = {f"INT{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)}
@@ -29,7 +40,10 @@ _DATATYPES = {"number": "FP64", "integer": "INT64", "boolean": "BOOL"}
 
 
 class InputTensor(msgspec.Struct, gc=False):
-    """``$request_input``."""
+    """``$request_input``.
+
+    ``data`` is a list as JSON has it; where a transport sends more than JSON, an array of numbers, or bytes as a memoryview.
+    """
 
     name: str
     shape: list[int]
@@ -68,21 +82,52 @@ _decoder = msgspec.json.Decoder(InferenceRequest)
 _inputs: WeakKeyDictionary[BatchReader, Inputs] = WeakKeyDictionary()
 
 
-def decode_inference(body: bytes) -> InferenceRequest:
+def decode_inference(body: bytes, length: str | None = None) -> InferenceRequest:
     """Return the request that a body holds.
 
+    Args:
+        body: JSON, and perhaps binary data behind it.
+        length: Bytes of the JSON as a header has them; None where the body is nothing else.
+
     Raises:
-        InvalidRequestError: It is not JSON, or not an inference request.
+        InvalidRequestError: It is not JSON, or not an inference request, or the binary data are not those of its tensors.
     """
+    content, rest = (body, None) if length is None else split_body(body, length)
+    request = _decoded(content)
+    _assign_bytes(request, rest)
+    return request
+
+
+def _decoded(body: bytes) -> InferenceRequest:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         if content := unmarked(body):
-            return decode_inference(content)
+            return _decoded(content)
         if isinstance(error, msgspec.ValidationError):
             raise InvalidRequestError(f"The body is not an inference request: {explain_type(body, error)}.") from None
         json_of(body)  # raises, with an explanation
         raise
+
+
+def _assign_bytes(request: InferenceRequest, rest: memoryview | None) -> None:
+    """Give each tensor with a size its bytes, in the order of the inputs."""
+    at = 0
+    for tensor in request.inputs:
+        if not tensor.parameters or BINARY_SIZE not in tensor.parameters:
+            continue
+        name = tensor.name[:60]
+        if rest is None:
+            raise InvalidRequestError(
+                f"The input '{name}' has a '{BINARY_SIZE}', and the request lacks the header Inference-Header-Content-Length."
+            )
+        if tensor.data is not None:
+            raise InvalidRequestError(f"The input '{name}' has both 'data' and a '{BINARY_SIZE}'; send one of them.")
+        size = part_size(name, tensor.parameters[BINARY_SIZE], len(rest) - at)
+        tensor.data = rest[at : at + size]
+        at += size
+    if rest is not None and at < len(rest):
+        raise InvalidRequestError(f"Behind the bytes of the inputs, {len(rest) - at} bytes belong to none of them.")
 
 
 def inference_batch(request: InferenceRequest, reader: BatchReader) -> Batch:
@@ -95,12 +140,8 @@ def inference_batch(request: InferenceRequest, reader: BatchReader) -> Batch:
     """
     if not request.inputs:
         raise InvalidRequestError("The request has no inputs.")
-    if wants_binary(request.parameters):
-        raise no_binary()
     tensors: dict[str, InputTensor] = {}
     for tensor in request.inputs:
-        if wants_binary(tensor.parameters):
-            raise no_binary()
         if tensor.name in tensors:
             raise InvalidRequestError(f"The input '{tensor.name[:60]}' is there more than once.")
         tensors[tensor.name] = tensor
@@ -117,18 +158,19 @@ def _features(tensor: InputTensor, reader: BatchReader) -> Batch:
         raise InvalidRequestError(f"The input '{FEATURES}' is FP32 or FP64, not {tensor.datatype[:20]}.")
     if len(tensor.shape) != 2:
         raise InvalidRequestError(f"The input '{FEATURES}' has two dimensions, not {len(tensor.shape)}.")
-    return reader.features(_flat(tensor), tensor.shape)
+    return reader.features(_elements(tensor, reader), tensor.shape)
 
 
 def _columns(tensors: dict[str, InputTensor], reader: BatchReader, inputs: Inputs) -> Batch:
     """Read raw columns; names all that is wrong with tensors and values in one error."""
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any] | pl.Series] = {}
     problems: list[str] = []
     faults: list[RecordFault] = []
     for name, tensor in tensors.items():
         try:
-            columns[name] = _column(tensor, inputs)
-            faults += _integer_faults(tensor, columns[name])
+            columns[name] = values = _column(tensor, inputs, reader)
+            if isinstance(tensor.data, list) and isinstance(values, list):  # binary ones are of their datatype
+                faults += _integer_faults(tensor, values)
         except InvalidRequestError as error:
             problems.append(error.message.rstrip("."))
     if not problems and not faults:
@@ -149,7 +191,7 @@ def _columns(tensors: dict[str, InputTensor], reader: BatchReader, inputs: Input
     raise InvalidRequestError(f"{lines[0]}." if len(lines) == 1 else joined_lines(lines))
 
 
-def _column(tensor: InputTensor, inputs: Inputs) -> list[Any]:
+def _column(tensor: InputTensor, inputs: Inputs, reader: BatchReader) -> list[Any] | pl.Series:
     name = tensor.name[:60]
     if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
         raise InvalidRequestError(f"The input '{name}' must have the shape [n] or [n, 1], not {tensor.shape[:4]}.")
@@ -160,29 +202,15 @@ def _column(tensor: InputTensor, inputs: Inputs) -> list[Any]:
     if (tensor.name == ID or tensor.name in inputs.datatypes) and tensor.datatype not in allowed:
         wanted = " or ".join((", ".join(allowed[:-1]), allowed[-1])) if len(allowed) > 1 else allowed[0]
         raise InvalidRequestError(f"The input '{name}' must have the datatype {wanted}, not {tensor.datatype[:20]}.")
-    values = _flat(tensor)
+    values = _elements(tensor, reader)
+    if isinstance(values, np.ndarray):
+        return _typed(values)
     return [_list_of(value) for value in values] if tensor.name in inputs.lists else values
 
 
 def datatype_of(column: Column) -> str:
     """Return the datatype of a raw column's tensor."""
     return _DATATYPES.get(column.type, "BYTES")
-
-
-def wants_binary(parameters: dict[str, Any] | None) -> bool:
-    """Return whether parameters ask for the binary extension."""
-    if not parameters:
-        return False
-    # A size announces bytes behind the JSON; the two others are switches, and may be off.
-    return "binary_data_size" in parameters or any(parameters.get(name) for name in ("binary_data", "binary_data_output"))
-
-
-def no_binary() -> InvalidRequestError:
-    """Return the error that refuses the binary extension."""
-    return InvalidRequestError(
-        "The binary tensor data extension is not offered here: send tensors as JSON, which tritonclient and KServe's client do with "
-        "binary_data=False for every input and requested output."
-    )
 
 
 def _integer_faults(tensor: InputTensor, values: list[Any]) -> list[RecordFault]:
@@ -209,19 +237,37 @@ def _list_of(value: Any) -> Any:
         return value
 
 
-def _flat(tensor: InputTensor) -> list[Any]:
-    """Return the elements of a tensor in row-major order, flat or nested as they came."""
-    name = tensor.name[:60]
+def _elements(tensor: InputTensor, reader: BatchReader) -> list[Any] | NDArray[Any]:
+    """Return the elements of a tensor in row-major order; lists come flat or nested."""
+    name: str = tensor.name[:60]
+    values: list[Any] | NDArray[Any] | memoryview | None = tensor.data
     if any(size < 0 for size in tensor.shape):
         raise InvalidRequestError(f"The input '{name}' has a negative dimension.")
-    values = tensor.data
-    if not isinstance(values, list):
+    count = math.prod(tensor.shape)
+    if isinstance(values, memoryview):
+        require_bytes(name, tensor.datatype, values, count)
+        if (
+            tensor.shape and tensor.shape[0] > reader.max_records
+        ):  # as Python's objects they take far more memory than as bytes
+            raise reader.bad_size(tensor.shape[0])
+        return texts_in(name, values, count) if tensor.datatype == "BYTES" else numbers_in(name, tensor.datatype, values)
+    if isinstance(values, list):
+        for _ in tensor.shape[1:]:
+            if values and all(type(each) is list for each in values):
+                values = [element for each in values for element in each]
+    elif not isinstance(values, np.ndarray):
         raise InvalidRequestError(f"The input '{name}' needs its 'data' as a list.")
-    for _ in tensor.shape[1:]:
-        if values and all(type(each) is list for each in values):
-            values = [element for each in values for element in each]
-    if len(values) != math.prod(tensor.shape):
+    if len(values) != count:
         raise InvalidRequestError(
-            f"The input '{name}' has {len(values)} elements where its shape {tensor.shape[:4]} needs {math.prod(tensor.shape)}."
+            f"The input '{name}' has {len(values)} elements where its shape {tensor.shape[:4]} needs {count}."
         )
     return values
+
+
+def _typed(values: NDArray[Any]) -> list[Any] | pl.Series:
+    """Return a column of numbers, with nothing in the place of NaN: JSON has null for it."""
+    is_float = values.dtype.kind == "f"
+    if len(values) > FEW_RECORDS:
+        return pl.Series(values.astype(np.float64)).fill_nan(None) if is_float else pl.Series(values)
+    found: list[Any] = values.tolist()
+    return [None if value != value else value for value in found] if is_float else found  # noqa: PLR0124 - NaN
