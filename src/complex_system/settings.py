@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     config_dir: str = Field("/etc/fastiot", env="FASTIOT_CONFIG_DIR", description="Folder of dataset.yaml")
     target: str = Field("", description="Target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the log: text, or a JSON object each")
+    otlp_endpoint: str = Field(
+        "",
+        env="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OTLP endpoint (HTTP) that traces are sent to; empty for no traces",
+    )
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
     watchdog_seconds: float = Field(
         120.0,
@@ -111,6 +117,44 @@ class Settings(BaseSettings):
     source_repeat: int = Field(
         1, ge=0, description="How many times a file is replayed, from the second time on under new keys; 0 for no end"
     )
+    source_interval: float = Field(
+        2.0, gt=0, description="Seconds between two looks of the source at its file, folder or table"
+    )
+    source_folder: str = Field(
+        "", description="Folder of which each file is read once, relative to the config folder; empty for none"
+    )
+    source_files: str = Field(
+        "*", description="Which files of the folder are read, such as *.csv, or **/*.csv for those of folders in it, too"
+    )
+    source_table: str = Field(
+        "", description="SQL table or view whose new rows are read, such as parts or mes.parts; empty for none"
+    )
+    source_table_url: str = Field(
+        "", repr=False, description="SQLAlchemy URL of the table's database, with user and password; it is never logged"
+    )
+    source_table_cursor: str = Field(
+        "", description="Column by which new rows of the table are found: a number or a time that only grows"
+    )
+    source_table_unique: str = Field(
+        "", description="Column of the table that is unique; empty for the records' key, or the primary key"
+    )
+    source_table_overlap: float = Field(
+        300.0,
+        ge=0,
+        description="How far behind the newest row the table is read again, for transactions that commit late: a number, or seconds",
+    )
+    source_name: str = Field(
+        "",
+        max_length=150,
+        description="Name of the folder or table in keys that are made for its rows, which keeps them when it moves; empty for "
+        "the folder's name, or host, database and table",
+    )
+    opcua_file: str = Field(
+        "",
+        description="Declaration of the nodes of an OPC UA server to read, such as opcua.yaml, relative to the config folder",
+    )
+    opcua_user: str = Field("", description="User at the OPC UA server, empty for none")
+    opcua_password: str = Field("", repr=False, description="Password at the OPC UA server")
     records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in one batch of the source")
@@ -302,6 +346,11 @@ class Settings(BaseSettings):
                 "must name the registered models whose code may run, separated by commas; true and false are no longer allowed"
             )
         return value
+
+    @property
+    def reads_records(self) -> bool:
+        """Whether the source reads a file, a folder or a table, instead of making lab records."""
+        return bool(self.source_file or self.source_folder or self.source_table)
 
     @property
     def foreign_models(self) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -68,6 +70,7 @@ def test_it_fits_the_schema_for_editors() -> None:
         ("    slope:", "    mode_: {machine: press-4, name: x, over: 1s}\n    slope:", "'mode_' is not a column"),
         ("name: mode, over: 20s}", "name: mode, over: 20s, take: mean}", "take: mean makes a number, and the column is a category"),
         ("over: 10s, take: count", "over: 10s, take: mean", "makes fractions, and the column is an integer"),
+        ("over: 10s, take: count", "over: 10s, take: last, unit: K", "takes the readings in 'K', and column 'temp_mean' in 'degC'"),
         ("match: id", "match: measurement_id", "needs records with that key: declare id: measurement_id"),
         ("id: value, ", "", "id needs a key that a label can name: declare id: value"),
         ("column: strength, from", "column: slope, from", "comes later and is collected, too"),
@@ -83,6 +86,17 @@ def test_a_collection_that_cannot_be_is_refused_with_what_is_allowed(old: str, n
     with pytest.raises(DeclarationError) as caught:
         Dataset.parse(text.replace(old, new))
     assert problem in str(caught.value)
+
+
+def test_the_examples_in_the_documentation_are_declarations() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "machines.md").read_text(encoding="utf-8")
+    whole, of_a_hall = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[:2]
+    collecting = Dataset.parse(whole).collect
+    assert collecting is not None
+    assert set(collecting.columns) == {"temp_mean", "pressure", "slope", "heating", "temp_before", "temp_hour"}
+    hall = dataset(of_a_hall, PRESS.replace("temp_hour", "hall")).collect
+    assert hall is not None
+    assert hall.per_machine
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ class Sensors:
         sensor.columns = tuple(column for column, _ in needed)
         for column, each in needed:
             declared = self._dataset.column(column)
-            sensor.unit = each.unit or declared.unit or sensor.unit
+            sensor.unit = each.reading_unit(declared) or sensor.unit
             sensor.text |= is_text(each, declared)
             sensor.number |= not is_text(each, declared)
             sensor.look_back = max(sensor.look_back, look_back(each))

@@ -33,6 +33,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "FASTIOT_MARIA_DB_PASSWORD": ("database_maria",),
     "COMPLEX_SYSTEM_API_KEY": _REST,
     "COMPLEX_SYSTEM_MODEL_KEY": (*_TRAINERS, "ml_consumer", "ml_serving", "ml_serving_mlflow"),
+    "COMPLEX_SYSTEM_SOURCE_TABLE_URL": ("dummy_data_generation",),
     "COMPLEX_SYSTEM_WEBHOOK_URL": ("ml_monitoring",),
     "COMPLEX_SYSTEM_WEBHOOK_SECRET": ("ml_monitoring",),
     "COMPLEX_SYSTEM_MESSAGE_URLS": ("ml_monitoring",),

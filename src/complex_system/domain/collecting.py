@@ -19,7 +19,7 @@ from pydantic import (
     validator,
 )
 
-from complex_system.domain.columns import Declared
+from complex_system.domain.columns import Column, Declared
 from complex_system.domain.partition import gap_seconds
 from complex_system.domain.things import Trigger, covers, is_pattern, overlap, source_of, thing_name, trigger_of
 from complex_system.domain.validation import FaultsError, suggestion
@@ -56,7 +56,10 @@ class CollectedColumn(Declared):
     not_older: float | str | None = Field(
         None, description="How old the newest reading may be; the value is missing where it is older"
     )
-    unit: str = Field("", description="Unit of the column; readings in another unit are converted, or refused")
+    unit: str = Field(
+        "",
+        description="Unit of the readings, by default that of the column; those in another unit are converted, or refused",
+    )
     state: StrictBool | StrictInt | StrictFloat | StrictStr | None = Field(
         None, description="With take: share, the value of the sensor that is the state"
     )
@@ -94,6 +97,14 @@ class CollectedColumn(Declared):
         if found:
             raise FaultsError(found)
         return values
+
+    def reading_unit(self, column: Column) -> str:
+        """Return the unit in which readings are used; a slope, a count and a share are in another one than the readings.
+
+        Args:
+            column: The column that is made.
+        """
+        return self.unit or ("" if self.take in ("slope", "count", "share") else column.unit)
 
     @property
     def window(self) -> float:

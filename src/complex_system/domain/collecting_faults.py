@@ -70,10 +70,21 @@ def faults_of_collecting(
     for name, column in columns.items():
         if not (name in made or column.optional or name in (key, time) or name in targets):
             found.append((("collect", "columns"), f"column '{name}' is not optional, and nothing collects it"))
+    found += _different_units(collecting, columns)
     label = collecting.label
     if label and label.column not in targets and label.column not in broken:
         found.append((("collect", "label", "column"), f"'{label.column}' is not the target; it is {' or '.join(targets)}"))
     return found
+
+
+def _different_units(collecting: Collecting, columns: Mapping[str, Column]) -> Iterator[Fault]:
+    units: dict[tuple[str, str], tuple[str, str]] = {}
+    for name, each in collecting.columns.items():
+        unit = each.reading_unit(columns[name]) if each.name and name in columns else ""
+        other, before = units.setdefault((each.machine, each.name), (name, unit)) if unit else (name, unit)
+        if unit != before:
+            problem = f"takes the readings in '{unit}', and column '{other}' in '{before}'; declare one unit for a sensor"
+            yield ("collect", "columns", name), problem
 
 
 def _problems_of_column(collected: CollectedColumn, column: Column, columns: Mapping[str, Column]) -> Iterator[str]:
@@ -87,7 +98,12 @@ def _problems_of_column(collected: CollectedColumn, column: Column, columns: Map
         yield f"take: {collected.take} compares numbers, and the column is a {column.type}"
     if collected.take != "count" and not column.optional:
         yield "must be optional: a sensor may be silent, and then the value is missing; declare optional: true and a fill"
-    if collected.unit and column.unit and collected.unit != column.unit:
+    if (
+        collected.unit
+        and column.unit
+        and collected.unit != column.unit
+        and collected.take not in ("slope", "count", "share")
+    ):
         yield f"the unit is '{collected.unit}' here and '{column.unit}' in the column; keep one of the two"
     source = columns.get(collected.column)
     if (

@@ -100,7 +100,7 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
                 write_client_file(client_file, plan.client_variables, plan.published_host)
         except OSError as error:
             raise StartError(f"The folder {directory} cannot be written: {error.strerror or error}.") from error
-        with logging_to(plan.logs / "runner.log"):
+        with logging_to(plan.logs / "runner.log", plan.settings):
             return asyncio.run(Run(plan, options, left).main())
 
 
@@ -280,7 +280,7 @@ def _failure(cycle: Cycle, why: str, service: str, supervisor: Supervisor) -> st
 def _first_state(plan: Plan) -> RunState:
     # Since our own process began: the user also waits for the start of Python and of FastIoT's CLI.
     age = time.time() - psutil.Process().create_time()
-    wanted = 0 if plan.settings.source_file else plan.settings.records
+    wanted = 0 if plan.settings.reads_records else plan.settings.records
     state = RunState(plan.deployment, began=time.monotonic() - age, wanted_records=wanted)
     state.infrastructure = {server.name: Process(server.name, url=server.url) for server in plan.servers}
     state.infrastructure |= {server.name: Process(server.name, url=server.url) for server in plan.external}

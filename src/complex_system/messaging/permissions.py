@@ -13,6 +13,7 @@ from typing import Any
 
 from complex_system.messaging import readings, subjects
 from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
+from complex_system.messaging.ingest.thing_publisher import THINGS
 from complex_system.messaging.lease import bucket_of
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
 from complex_system.protocol import collection, database, documents, operations, promotion, serving, training, trial
@@ -102,6 +103,7 @@ _DATABASE = ServiceSubjects(
         documents.GET_DOCUMENTS,
         documents.DELETE_DOCUMENTS,
     ),
+    announces=(operations.RECORDS_TRACED,),
     jetstream=_INGEST,
 )
 _TRIALS = (trial.GET_MODEL_INPUTS, trial.TRY_RECORD, trial.SUGGEST_SETTINGS)
@@ -116,15 +118,15 @@ SERVICES: Mapping[str, ServiceSubjects] = {
     "database_maria": _DATABASE,
     "data_processing": ServiceSubjects(
         answers=(subjects.PROCESS_RAW,),
-        hears=(SERVICE_HEARTBEAT,),
+        hears=(SERVICE_HEARTBEAT, operations.RECORDS_TRACED),
         asks=(database.GET_UNPROCESSED, database.UPSERT_PROCESSED, database.REJECT_RAW),
         announces=(database.RECORDS_REJECTED, database.RANGE_EXCEEDED),
     ),
     "dummy_data_generation": ServiceSubjects(
         answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
-        asks=(subjects.SAVE_RAW,),
+        asks=(subjects.SAVE_RAW, documents.SAVE_DOCUMENTS, documents.GET_DOCUMENTS),
         announces=(operations.SCENARIO_CHANGED,),
-        jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", *_leases("dummy_data_generation")),
+        jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", f"{THINGS}.>", *_leases("dummy_data_generation")),
     ),
     "ml_lightgbm_regression_mlflow": _TRAINER,
     "ml_pytorch_regression_mlflow": _TRAINER,

@@ -26,7 +26,7 @@ from complex_system.errors import ComplexSystemError, NobodyListensError, StoreU
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.dead_letters import DeadLetters
 from complex_system.messaging.ingest.streams import CONSUMER, STREAM, IngestStreams
-from complex_system.messaging.ingest.writer import BatchWriter, Check, Save
+from complex_system.messaging.ingest.writer import BatchWriter, Check, Save, Traced
 from complex_system.protocol.database import IngestCounts
 from complex_system.settings import Settings
 
@@ -62,7 +62,9 @@ class Ingest:
         problem: Why nothing is read at the moment; empty if everything works.
     """
 
-    def __init__(self, connection: ServiceConnection, settings: Settings, *, check: Check, save: Save, probe: Probe) -> None:
+    def __init__(
+        self, connection: ServiceConnection, settings: Settings, *, check: Check, save: Save, probe: Probe, traced: Traced
+    ) -> None:
         """Prepare the ingest without contacting the broker.
 
         Args:
@@ -72,6 +74,7 @@ class Ingest:
             save: Writes records, their sources and their orders, and returns when the database has them. Raises
                 ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
             probe: Writes to the database and raises ``StoreUnavailableError`` while that fails.
+            traced: Told the traces of records that were saved, while traces are recorded.
         """
         self._connection = connection
         self._client = connection.client
@@ -82,7 +85,12 @@ class Ingest:
         self.streams = IngestStreams(self._client, settings)
         self._dead = DeadLetters(self._client, settings)
         self.writer = BatchWriter(
-            self._dead, check, save, records=settings.ingest_batch, max_payload=lambda: self._connection.max_payload
+            self._dead,
+            check,
+            save,
+            records=settings.ingest_batch,
+            max_payload=lambda: self._connection.max_payload,
+            traced=traced,
         )
         self._writing = 0
         self._failures = 0
