@@ -26,7 +26,7 @@ class ThingCollectionService(SystemService):
     async def on_start(self) -> None:
         collecting = self.dataset.collect
         if collecting is None:
-            raise StartError("dataset.yaml has no 'collect', so there is nothing to collect; docs/services/thing_collection.md says more.")
+            raise StartError("dataset.yaml has no 'collect', so there is nothing to collect; docs/machines.md shows one.")
         stream = ReadingStream(self.broker, self.settings, subjects_of(collecting))
         self._collection = Collection(self.dataset, stream, DatabaseClient(self), DocumentClient(self), ServingClient(self))
         self.every(0.0, self._turn, longest_pause=4.0)
