@@ -16,9 +16,9 @@ from complex_system.domain.columns import ORDER
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRecordError
 from complex_system.messaging.clients import DatabaseClient, DocumentClient, ServingClient
+from complex_system.messaging.reading_messages import Decoder, Label
 from complex_system.messaging.readings import ReadingStream
 from complex_system.protocol.collection import CollectionCounts, CollectionState, OpenLabel, OpenRecord, Sensor
-from complex_system.service_layer.collection.decoding import Decoder, Label
 from complex_system.service_layer.collection.labels import LabelBook, Outcome
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from complex_system.domain.documents import Document
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.messaging.clients import DatabaseClient, DocumentClient
-from complex_system.service_layer.collection.decoding import Label
+from complex_system.messaging.reading_messages import Label
 
 log = logging.getLogger(__name__)
 
