@@ -200,6 +200,17 @@ class Settings(BaseSettings):
     ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages in one fetch")
     ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records in one write")
 
+    # Collection of readings, where `collect` is declared
+    collect_age: float = Field(
+        86_400.0, ge=60, description="Seconds that readings are kept in their stream; longer than any window, and any stop"
+    )
+    collect_bytes: int = Field(
+        1_073_741_824,
+        ge=1_000_000,
+        description="Bytes of readings that are kept in their stream; beyond, the oldest are dropped",
+    )
+    collect_batch: int = Field(500, ge=1, le=10_000, description="Messages with readings in one fetch")
+
     # Local run
     run_dir: str = Field(
         ".run", description="Folder where `fiot run` keeps data, logs and state, with one subfolder per deployment"
