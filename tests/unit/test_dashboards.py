@@ -194,7 +194,7 @@ def test_a_dashboard_can_be_imported_and_its_panels_lie_side_by_side(path: Path)
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}
 
 
-def test_what_is_scraped_are_the_services_with_metrics_and_the_key_goes_to_monitoring_only() -> None:
+def test_the_services_with_metrics_are_scraped_with_their_key() -> None:
     targets = {
         "ml_serving": "ml_serving:8002",
         "ml_monitoring": "ml_monitoring:8003",
@@ -204,7 +204,7 @@ def test_what_is_scraped_are_the_services_with_metrics_and_the_key_goes_to_monit
     jobs = {job["job_name"]: job for job in configuration["scrape_configs"]}
     assert jobs["serving"]["static_configs"] == [{"targets": ["ml_serving:8002"], "labels": {"service": "ml_serving"}}]
     assert jobs["monitoring"]["authorization"] == {"credentials_file": "/key"}
-    assert "authorization" not in jobs["serving"]
+    assert jobs["serving"]["authorization"] == {"credentials_file": "/key"}
     assert set(jobs) == set(SCRAPED.values())
     assert "authorization" not in scrape_configuration(targets)["scrape_configs"][1]
     assert "alerting" not in scrape_configuration(targets)

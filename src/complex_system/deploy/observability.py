@@ -35,8 +35,7 @@ def scrape_configuration(targets: Mapping[str, str], key_file: str = "", alertma
         if not mine:
             continue
         entries = [{"targets": [address], "labels": {"service": service}} for service, address in mine.items()]
-        # serving answers /metrics without a key, monitoring does not
-        key = {"authorization": {"credentials_file": key_file}} if key_file and job == "monitoring" else {}
+        key = {"authorization": {"credentials_file": key_file}} if key_file else {}
         jobs.append({"job_name": job, **key, "static_configs": entries})
     # The evaluation keeps pace with the scrapes, so that no rule looks at a value twice.
     configuration = {
