@@ -1,4 +1,4 @@
-"""Extensions of FastIoT's command line: the servers of a deployment, and the templates of images and compose files.
+"""Extensions of FastIoT's command line: the servers and services of a deployment, the templates of images and compose files.
 
 A class with the name of one of FastIoT's servers replaces it. Importing this module registers everything.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from fastiot.cli.common.infrastructure_services import MariaDBService, MongoDBService, NatsService
 from fastiot.cli.helper_fn import get_jinja_env
+from fastiot.cli.model.deployment import DeploymentConfig
 from fastiot.cli.model.docker_template import DockerTemplate
 from fastiot.cli.model.infrastructure_service import (
     InfrastructureService,
@@ -18,9 +19,10 @@ from fastiot.cli.model.infrastructure_service import (
     InfrastructureServicePort,
     InfrastructureServiceVolume,
 )
+from fastiot.cli.model.project import ProjectContext
 from jinja2 import ChoiceLoader, FileSystemLoader
 
-from complex_system.deploy import ACCOUNTS_FILE, MLFLOW_SCRIPT, USERS_FILE
+from complex_system.deploy import ACCOUNTS_FILE, COLLECTION, MLFLOW_SCRIPT, USERS_FILE, declares_collection
 from complex_system.deploy.observability import KEY_FILE, PROMETHEUS_PORT
 from complex_system.local.mlflow_server import COLLECT_SECONDS
 
@@ -300,4 +302,18 @@ def _prefer_our_templates() -> None:
     environment.loader = ChoiceLoader([FileSystemLoader(str(TEMPLATES)), environment.loader])
 
 
+def _add_collection() -> None:
+    """Make every command see the service that collects readings in the deployments that declare it, and in no other."""
+    read = ProjectContext.deployment_by_name
+
+    def deployment_by_name(self: ProjectContext, name: str) -> DeploymentConfig:
+        config = read(self, name)
+        if COLLECTION not in config.services and declares_collection(Path(self.deployment_dir(name)) / config.config_dir):
+            config.services[COLLECTION] = None
+        return config
+
+    ProjectContext.deployment_by_name = deployment_by_name
+
+
 _prefer_our_templates()
+_add_collection()

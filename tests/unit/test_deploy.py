@@ -445,6 +445,43 @@ def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(own_copy: Path
     assert holders == ["nats"]
 
 
+COLLECTED = """name: press
+target: strength
+columns: [{name: temp, type: number, optional: true, fill: 20}, {name: strength, type: number, optional: true}]
+pipeline: [{step: keep, column: temp}]
+collect:
+  things: [press-4.*]
+  columns: {temp: {name: temperature, over: 10s, take: mean}}
+  record: {on: every 10s}
+"""
+
+
+def test_a_deployment_collects_readings_only_where_its_data_set_declares_it(own_copy: Path) -> None:
+    folder = own_copy / "deployments" / "mongo"
+    before = {
+        name: (own_copy / "build/deployments/mongo" / name).read_text() for name in ("docker-compose.yaml", "users.conf")
+    }
+    assert not any("thing" in text for text in before.values())
+    (folder / "config_dir").unlink()
+    (folder / "config_dir").mkdir()
+    (folder / "config_dir" / "dataset.yaml").write_text(COLLECTED)
+    done = fiot(own_copy, "config", "mongo")
+    assert (done.returncode, f"{PASSWORD_VARIABLE}THING_COLLECTION" in done.stderr) == (1, True)
+    assert fiot(own_copy, "extras", "init-env", "--add", "mongo").returncode == 0
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    services = compose(own_copy, "mongo")["services"]
+    assert {*services} - {*yaml.safe_load(before["docker-compose.yaml"])["services"]} == {"thing_collection"}
+    own = services["thing_collection"]
+    assert (own["image"], own["read_only"]) == ("complex_system/thing_collection:latest", True)
+    assert any(volume.endswith(":/etc/fastiot:ro") for volume in own["volumes"])
+    assert variables(own_copy, "mongo", "thing_collection")["FASTIOT_NATS_USER"] == "thing_collection"
+    users = (own_copy / "build/deployments/mongo/users.conf").read_text().splitlines()
+    added = {line.split('"')[1] for line in users if "{ user:" in line and line not in before["users.conf"]}
+    assert "thing_collection" in added
+    fiot_user = users.index(next(line for line in users if 'user: "fiot"' in line))
+    assert '"v1.thing.>"' in users[fiot_user + 1]
+
+
 def test_an_env_of_an_earlier_release_is_completed_on_request(own_copy: Path) -> None:
     path = own_copy / "deployments" / "mongo" / ".env"
     before = path.read_text()
@@ -482,6 +519,24 @@ def test_an_address_to_bind_to_can_be_chosen(own_copy: Path) -> None:
     path.write_text(before + "COMPLEX_SYSTEM_BIND_ADDRESS=10.0.0.5\n")
     assert fiot(own_copy, "config", "integration_test").returncode == 0
     assert "10.0.0.5:4222:4222" in compose(own_copy, "integration_test")["services"]["nats"]["ports"]
+
+
+def test_grpc_is_published_only_where_its_port_is_set(own_copy: Path) -> None:
+    def published(name: str) -> list[str]:
+        ports: list[str] = compose(own_copy, "mongo")["services"][name]["ports"]
+        return ports
+
+    before = {name: published(name) for name in ("ml_serving_mlflow", "ml_serving")}
+    assert all(len(ports) == 1 for ports in before.values())
+    path = own_copy / "deployments" / "mongo" / ".env"
+    settings = ("SERVING_MLFLOW_GRPC_PORT=8011", "SERVING_GRPC_PORT=0", "GRPC_TLS_KEY=/etc/fastiot/key.pem")
+    path.write_text(path.read_text() + "".join(f"COMPLEX_SYSTEM_{each}\n" for each in settings))
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    assert published("ml_serving_mlflow") == [*before["ml_serving_mlflow"], "127.0.0.1:8011:8011"]
+    assert published("ml_serving") == before["ml_serving"]
+    assert variables(own_copy, "mongo", "ml_serving_mlflow")["COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT"] == "8011"
+    assert "COMPLEX_SYSTEM_GRPC_TLS_KEY" in variables(own_copy, "mongo", "ml_serving")
+    assert "COMPLEX_SYSTEM_GRPC_TLS_KEY" not in variables(own_copy, "mongo", "ml_consumer")
 
 
 def test_the_deployments_ship_one_broker_configuration() -> None:

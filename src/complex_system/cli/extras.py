@@ -52,7 +52,7 @@ def add_device(
     deployment: Deployed,
     device: Annotated[str, typer.Argument(help="Name of the device, for instance press-4 or hall-2.press-4.")],
 ) -> None:
-    """Make a user of the broker for a device: it may publish records on ingest-raw-datapoints.DEVICE, and nothing else.
+    """Make a user of the broker for a device: it may publish records and readings under its own name, and nothing else.
 
     The password is kept in the deployment's .env.
     """
@@ -69,7 +69,8 @@ def add_device(
             raise StartError(f"The device '{device}' has a user already; its password is {user.variable} in {path}.")
         [password] = add_secrets(path, [user.variable], f"Device {device}, by `fiot extras add-device`").values()
     typer.echo(
-        f"user          {device}\npassword      {password}\nsubject       ingest-raw-datapoints.{device}\n"
+        f"user          {device}\npassword      {password}\nrecords       ingest-raw-datapoints.{device}\n"
+        f"readings      things.{device}.NAME, or v1.thing.{device}.NAME as FastIoT sends them\n"
         f"inbox prefix  {inbox_prefix(device)}\n\nThe broker knows it after `fiot config {deployment}` and "
         f"`fiot start {deployment} -d`."
     )

@@ -16,6 +16,7 @@ from complex_system.deploy.observability import write_deployment_files
 from complex_system.local import mlflow_server
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import DEVICE_VARIABLE, PASSWORD_VARIABLE, authorization, broker_users, service_user
+from complex_system.settings import GRPC_PORTS
 
 ENVIRONMENTS = "env"
 """Folder of a built deployment with a file of variables for each container."""
@@ -33,7 +34,9 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "FASTIOT_MONGO_DB_PASSWORD": ("database_mongo",),
     "FASTIOT_MARIA_DB_PASSWORD": ("database_maria",),
     "COMPLEX_SYSTEM_API_KEY": _REST,
+    "COMPLEX_SYSTEM_GRPC_TLS_KEY": tuple(GRPC_PORTS),
     "COMPLEX_SYSTEM_MODEL_KEY": (*_TRAINERS, "ml_consumer", "ml_serving", "ml_serving_mlflow"),
+    "COMPLEX_SYSTEM_SOURCE_TABLE_URL": ("dummy_data_generation",),
     "COMPLEX_SYSTEM_WEBHOOK_URL": ("ml_monitoring",),
     "COMPLEX_SYSTEM_WEBHOOK_SECRET": ("ml_monitoring",),
     "COMPLEX_SYSTEM_MESSAGE_URLS": ("ml_monitoring",),
@@ -77,6 +80,7 @@ class Container:
         tmpfs: Writable folders in memory, with their options.
         volumes: Further writable folders, as named volumes.
         read_only: Folders of volumes that it only reads.
+        optional_port: Variable of a port that is published where it is set.
     """
 
     memory: str = "1g"
@@ -85,6 +89,7 @@ class Container:
     tmpfs: tuple[str, ...] = ("/tmp:size=256m", _HOME)  # noqa: S108 - a path in the container
     volumes: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ("/etc/fastiot",)
+    optional_port: str = ""
 
 
 # The public images of the databases start as root, give the data to their own user (CHOWN, and DAC_OVERRIDE to find what is not
@@ -108,8 +113,10 @@ CONTAINERS: Mapping[str, Container] = {
     "ml_pytorch_regression_mlflow": Container(memory="2g"),
     "ml_pytorch_regression": Container(memory="2g"),
     "ml_tensorflow_regression_mlflow": Container(memory="3g"),
-    "ml_serving_mlflow": Container(memory="2g"),
-    "ml_serving": Container(memory="2g", read_only=("/etc/fastiot", "/var/lib/wandb")),
+    "ml_serving_mlflow": Container(memory="2g", optional_port=GRPC_PORTS["ml_serving_mlflow"]),
+    "ml_serving": Container(
+        memory="2g", read_only=("/etc/fastiot", "/var/lib/wandb"), optional_port=GRPC_PORTS["ml_serving"]
+    ),
 }
 """Containers that need something else than :class:`Container`'s defaults."""
 

@@ -15,8 +15,11 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, root_validator, validator
 
+from complex_system.domain.collecting import Collecting
+from complex_system.domain.collecting_faults import faults_of_collecting, parse_collecting
 from complex_system.domain.columns import ID, MARKERS, Column, Declared
 from complex_system.domain.intervals import Intervals, intervals
+from complex_system.domain.keys import without_key
 from complex_system.domain.partition import Split
 from complex_system.domain.record_time import Time, faults_of_time
 from complex_system.domain.steps import STEPS, Arithmetic, Bins, OneHot, Scale, Step
@@ -59,6 +62,10 @@ _NAMES = {
     "unit",
     "description",
     "format",
+    "machine",
+    "things",
+    "on",
+    "from",
 }
 """Keys of names and other texts: the name ``no`` is not false, and 2025 not a number."""
 
@@ -81,6 +88,9 @@ class Dataset(Declared):
     )
     split: Split = Field(Split(), description="How labelled records are divided for training and evaluation")
     time: Time | None = Field(None, description="When a record was made; by default the time at which it arrived")
+    collect: Collecting | None = Field(
+        None, description="How records are made of single readings; by default they arrive whole"
+    )
     law: Literal["laboratory"] | None = Field(
         None,
         description="Marks the demonstration: its target is a known function, so the smallest possible error is known, too",
@@ -97,12 +107,7 @@ class Dataset(Declared):
     @root_validator(pre=True)
     def _key_apart(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Take the key's column out: its values are the keys, and are not kept a second time."""
-        key = values.get("id")
-        if not isinstance(key, str) or not key:
-            return values
-        steps = [_without(step, key) for step in values.get("pipeline") or ()]
-        columns = [each for each in values.get("columns") or () if _named(each, "name") != key]
-        return {**values, "columns": columns, "pipeline": [step for step in steps if step is not None]}
+        return without_key(values)
 
     @root_validator(skip_on_failure=True)
     def _fitting(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +115,8 @@ class Dataset(Declared):
         targets = (values["target"], *values["other_targets"])
         found = contradictions(columns, targets, dict(enumerate(values["pipeline"])), key=values["id"])
         found += [*faults_of_time(values["time"], columns), *faults_of_law(values["law"], columns)]
+        time = values["time"].column if values["time"] else ""
+        found += faults_of_collecting(values["collect"], columns, targets, key=values["id"], time=time)
         if found := [*found, *values["split"].faults(columns, targets, values["id"])]:
             raise FaultsError(found)
         return values
@@ -193,7 +200,7 @@ class Dataset(Declared):
         if not content["split"]:
             del content["split"]
         # What concerns trainings and the records that are still to come, and no model.
-        del content["time"], content["law"], content["loss"]
+        del content["time"], content["collect"], content["law"], content["loss"]
         return content
 
     _by_name: dict[str, Column] = PrivateAttr()
@@ -273,7 +280,7 @@ class Dataset(Declared):
         return self._version
 
     def _hash(self) -> str:
-        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "time", "law", "loss"})
+        decisive = self.dict(exclude={"description", "id", "other_targets", "split", "time", "collect", "law", "loss"})
         for column in decisive["columns"]:
             del column["description"], column["unit"]
         declared: tuple[Declared, ...] = (*self.columns, *self.pipeline)
@@ -305,8 +312,10 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
     for key in (key for key in inside if content.get(key) is not None):
         part = parsed(inside[key], content[key], (key,), found)
         content = {name: each for name, each in content.items() if name != key} | ({key: part} if part else {})
+    collecting = None if content.get("collect") is None else parse_collecting(content["collect"], found)
+    content["collect"] = collecting
     try:
-        Dataset.parse_obj({**content, **{key: [] for key in parts}, "time": None})
+        Dataset.parse_obj({**content, **{key: [] for key in parts}, "time": None, "collect": None})
     except ValidationError as error:
         found += [fault for fault in faults_of(error, _KEYS) if fault[0]]
     columns: dict[str, Column] = {}
@@ -331,19 +340,8 @@ def _all_faults(content: dict[str, Any]) -> list[Fault]:
         targets = (content["target"], *content.get("other_targets", ()))
         key, complete = str(content.get("id") or ""), len(steps) == len(parts["pipeline"])
         found += contradictions(columns, targets, steps, key=key, broken=broken, complete=complete)
+        time = content["time"].column if isinstance(content.get("time"), Time) else ""
+        found += faults_of_collecting(collecting, columns, targets, key=key, time=time, broken=broken)
         if not broken and isinstance(split := content.get("split"), Split):
             found += split.faults(columns, targets, key)
     return found
-
-
-def _named(part: Any, key: str) -> Any:
-    return part.get(key) if isinstance(part, dict) else getattr(part, key, None)
-
-
-def _without(step: Any, name: str) -> Any:
-    """Return a drop step without a column; None where no other is left; other steps as they are."""
-    columns = _named(step, "columns")
-    if _named(step, "step") != "drop" or not isinstance(columns, list | tuple) or name not in columns:
-        return step
-    left = [each for each in columns if each != name]
-    return {"step": "drop", "columns": left} if left else None

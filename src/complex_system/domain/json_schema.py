@@ -36,6 +36,11 @@ def declaration_schema() -> dict[str, Any]:
     made["$defs"]["Column"]["properties"]["fill"]["anyOf"].append({"type": "boolean"})
     made["$defs"]["Bins"]["properties"]["labels"]["items"] = _WRITTEN
     made["$defs"]["Impute"]["properties"]["value"]["type"] = ["number", "boolean"]
+    things = made["$defs"]["Collecting"]["properties"]["things"]
+    made["$defs"]["Collecting"]["properties"]["things"] = {
+        "description": things.pop("description"),
+        "anyOf": [{"type": "string"}, things],
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 MAX_KEY = 64
 """Characters of a record's key."""
@@ -53,6 +55,12 @@ def row_keys(digest: bytes, rows: Iterable[int]) -> list[str]:
     return [f"{first}{row:012x}" for row in rows]
 
 
+def derived_key(*names: str) -> str:
+    """Return the key that follows from names, such as those of a table and of a row in it: a UUID of version 8 of their hash."""
+    bits = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:16])
+    return _uuid(8, bits >> 80, bits)
+
+
 def repeated_key(key: str, number: int) -> str:
     """Return the key of a record that is sent again under a key of its own, e.g. ``A7~2``.
 
@@ -69,6 +77,29 @@ def original_key(key: str) -> str:
         return key
     original, _, number = key.rpartition(_REPETITION)
     return original if original and number.isdecimal() else key
+
+
+def without_key(declaration: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a data set's declaration without the key's column, in ``columns`` and in steps that drop it."""
+    key = declaration.get("id")
+    if not isinstance(key, str) or not key:
+        return declaration
+    steps = [_step_without(step, key) for step in declaration.get("pipeline") or ()]
+    columns = [each for each in declaration.get("columns") or () if _named(each, "name") != key]
+    return {**declaration, "columns": columns, "pipeline": [step for step in steps if step is not None]}
+
+
+def _named(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, dict) else getattr(part, name, None)
+
+
+def _step_without(step: Any, name: str) -> Any:
+    """Return a drop step without a column; None where no other is left; other steps as they are."""
+    columns = _named(step, "columns")
+    if _named(step, "step") != "drop" or not isinstance(columns, list | tuple) or name not in columns:
+        return step
+    left = [each for each in columns if each != name]
+    return {"step": "drop", "columns": left} if left else None
 
 
 def _uuid(version: int, head: int, bits: int) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -165,6 +165,30 @@ class RecordTimes:
             f"{self.unreadable} of {self.records} records have no time in '{self._time.column}' that can be read as {self._format}: "
             "the time of their arrival is used."
         )
+
+
+def time_writer(dataset: Dataset) -> Callable[[int], str | float | int]:
+    """Return what writes a time, microseconds since 1970 (UTC), as the declared column has it.
+
+    Raises:
+        ValueError: The data set declares no time.
+    """
+    declared = dataset.time
+    if declared is None:
+        raise ValueError("the data set declares no time")
+    column, zone = dataset.column(declared.column), ZoneInfo(declared.zone)
+    written = declared.format or column.format
+
+    def write(microseconds: int) -> str | float | int:
+        local = datetime.fromtimestamp(microseconds // 1_000_000, UTC).astimezone(zone)
+        if not column.is_numeric:
+            return local.replace(microsecond=microseconds % 1_000_000).strftime(written)
+        offset = local.utcoffset() if written == "excel" else None
+        seconds = microseconds / 1e6 + (offset.total_seconds() if offset else 0.0)
+        number = seconds / NUMBERS[written] + (_EXCEL_1970 if written == "excel" else 0)
+        return round(number) if column.type == "integer" else number
+
+    return write
 
 
 def wall_clock(texts: pa.ChunkedArray | pa.Array, declared: TimeFormat) -> Seconds:

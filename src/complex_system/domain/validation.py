@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.error_wrappers import ErrorWrapper
 
 from complex_system.domain.columns import ID, NUMERIC, Column, Declared
 from complex_system.domain.datetimes import TimeFormat
@@ -253,7 +254,9 @@ def parsed(kind: type[Declared], content: Any, at: Place, found: list[Fault]) ->
     try:
         return kind.parse_obj(content)
     except ValidationError as error:
-        found += faults_of(error, keys, at)
+        raised = [raw.exc for raw in error.raw_errors if isinstance(raw, ErrorWrapper) and isinstance(raw.exc, FaultsError)]
+        placed = [((*at, *place), problem) for each in raised for place, problem in each.faults]
+        found += placed or faults_of(error, keys, at)
         return None
 
 

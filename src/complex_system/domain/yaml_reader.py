@@ -14,6 +14,7 @@ Place = tuple[str | int, ...]
 Fault = tuple[Place, str]
 """What is wrong, and where."""
 _TEXT = "tag:yaml.org,2002:str"
+_BOOLEAN = "tag:yaml.org,2002:bool"
 _OTHER_THAN_TEXTS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp")}
 
 
@@ -83,7 +84,8 @@ class YamlFile:
                 if name in names:
                     self.duplicates.append(((*place, name), "is there twice; keep one of the two"))
                 names.add(name)
-                if place and place[-1] in self._verbatim and isinstance(key, yaml.ScalarNode):
+                # YAML 1.1 reads the key ``on`` as true.
+                if isinstance(key, yaml.ScalarNode) and (key.tag == _BOOLEAN or (place and place[-1] in self._verbatim)):
                     key.tag = _TEXT
                 if name in self._names:
                     for each in value.value if isinstance(value, yaml.SequenceNode) else (value,):

@@ -14,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.local.credentials import MODEL_KEY_FILE, kept_secret, model_key
 from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, NatsServer, Server, free_port
-from complex_system.settings import Settings
+from complex_system.settings import GRPC_PORTS, Settings
 from complex_system.tracking.connection import without_secrets
 
 TRAINER_SERVICES = {
@@ -325,6 +325,9 @@ def _service(service: DeployedService, shared: Mapping[str, str], given: Mapping
         environment[name] = str(chosen)
         if not variable:
             variable, port = name, chosen
+    grpc = GRPC_PORTS.get(service.name, "")
+    if wanted := grpc and _port(grpc, given, 0):
+        environment[grpc] = str(ports.take(service.name, wanted))
     return PlannedService(
         service.name,
         service.module,
