@@ -11,6 +11,12 @@ from typing import Literal
 
 from pydantic import BaseSettings, Field, validator
 
+GRPC_PORTS: Mapping[str, str] = {
+    "ml_serving_mlflow": "COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT",
+    "ml_serving": "COMPLEX_SYSTEM_SERVING_GRPC_PORT",
+}
+"""Variables of the ports that are open only where they are set, by service."""
+
 
 class Settings(BaseSettings):
     """The settings of a service, read from the environment when the object is made."""
@@ -265,6 +271,10 @@ class Settings(BaseSettings):
     serving_host: str = Field("127.0.0.1", description="Address that the REST servers bind to")
     serving_mlflow_port: int = Field(8001, ge=0, description="REST port of ml_serving_mlflow; 0 for a free one")
     serving_port: int = Field(8002, ge=0, description="REST port of ml_serving; 0 for a free one")
+    serving_mlflow_grpc_port: int = Field(0, ge=0, description="gRPC port of ml_serving_mlflow; 0 for no gRPC")
+    serving_grpc_port: int = Field(0, ge=0, description="gRPC port of ml_serving; 0 for no gRPC")
+    grpc_tls_certificate: str = Field("", description="Certificate file (PEM) of the gRPC servers; when set, they use TLS")
+    grpc_tls_key: str = Field("", description="File (PEM) of the private key of that certificate")
     serving_pipeline: Literal["local", "broker"] = Field(
         "local",
         description="Where serving processes raw records: in its own process (local), or in data_processing (broker)",
