@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 from nats.aio.client import Client
@@ -29,6 +29,9 @@ from complex_system.messaging.ingest.streams import CONSUMER, STREAM, IngestStre
 from complex_system.messaging.ingest.writer import BatchWriter, Check, Save
 from complex_system.protocol.database import IngestCounts
 from complex_system.settings import Settings
+
+if TYPE_CHECKING:  # it reads its consumer as this module does
+    from complex_system.messaging.mqtt import MqttForwarder
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,16 @@ class Ingest:
         problem: Why nothing is read at the moment; empty if everything works.
     """
 
-    def __init__(self, connection: ServiceConnection, settings: Settings, *, check: Check, save: Save, probe: Probe) -> None:
+    def __init__(
+        self,
+        connection: ServiceConnection,
+        settings: Settings,
+        *,
+        check: Check,
+        save: Save,
+        probe: Probe,
+        mqtt: MqttForwarder | None = None,
+    ) -> None:
         """Prepare the ingest without contacting the broker.
 
         Args:
@@ -72,6 +84,7 @@ class Ingest:
             save: Writes records, their sources and their orders, and returns when the database has them. Raises
                 ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
             probe: Writes to the database and raises ``StoreUnavailableError`` while that fails.
+            mqtt: Brings what MQTT clients publish with quality of service 1 and 2, where the broker takes MQTT.
         """
         self._connection = connection
         self._client = connection.client
@@ -82,8 +95,14 @@ class Ingest:
         self.streams = IngestStreams(self._client, settings)
         self._dead = DeadLetters(self._client, settings)
         self.writer = BatchWriter(
-            self._dead, check, save, records=settings.ingest_batch, max_payload=lambda: self._connection.max_payload
+            self._dead,
+            check,
+            save,
+            records=settings.ingest_batch,
+            max_payload=lambda: self._connection.max_payload,
+            is_copy=mqtt.is_copy if mqtt else None,
         )
+        self._mqtt = mqtt
         self._writing = 0
         self._failures = 0
         self.problem = ""
@@ -95,10 +114,13 @@ class Ingest:
         while not self._stopping.is_set():
             try:
                 await self.streams.ensure()
+                if self._mqtt:
+                    await self._mqtt.ensure()
                 if self.problem:
                     log.info("The ingest is running")
                 self.problem, pause = "", _PAUSE
-                await run_concurrently(*(self._worker() for _ in range(WORKERS)))
+                forwarding = [self._mqtt.run(self._stopping)] if self._mqtt else []
+                await run_concurrently(*(self._worker() for _ in range(WORKERS)), *forwarding)
                 continue
             except ComplexSystemError as error:
                 self._report_problem(error.message)
@@ -125,16 +147,19 @@ class Ingest:
         )
         try:
             counts = await self.streams.counts()
+            not_forwarded = await self._mqtt.waiting() if self._mqtt else 0
         except NobodyListensError as error:
             return replace(report, problem=self.problem or error.message)
         stopped = sorted({*counts.stopped, *self._dead.stopped})
         return replace(
             report,
-            waiting=counts.waiting,
+            waiting=counts.waiting + not_forwarded,
             in_flight=counts.in_flight,
             dead=counts.dead,
             stopped=tuple(stopped[:_SOURCES_NAMED]),
-            problem=self.problem or (NO_ROOM.format(count=len(stopped), first=stopped[0]) if stopped else ""),
+            problem=self.problem
+            or (NO_ROOM.format(count=len(stopped), first=stopped[0]) if stopped else "")
+            or (self._mqtt.problem if self._mqtt else ""),
         )
 
     def _report_problem(self, problem: str) -> None:
@@ -201,17 +226,30 @@ class Pull:
     The fetch of nats-py has no bound in bytes: hundreds of messages of the largest size would not fit into memory.
     """
 
-    def __init__(self, client: Client, messages: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        messages: int,
+        max_bytes: int,
+        subject: str = _NEXT,
+        *,
+        expires: float = _EXPIRES,
+        acknowledged: bool = True,
+    ) -> None:
         """Prepare the inbox without contacting the broker.
 
         Args:
             client: The connection.
             messages: Maximum messages of a batch.
             max_bytes: Maximum bytes of a batch; must exceed the largest message, which would never arrive otherwise.
+            subject: Where the consumer takes requests for batches; by default the ingest's.
+            expires: Seconds to wait for the first message where none is there.
+            acknowledged: Whether the consumer's messages are acknowledged, so that those that arrive too late go back.
         """
         self._client = client
         self._messages = messages
         self._max_bytes = max_bytes
+        self._subject, self._expires, self._acknowledged = subject, expires, acknowledged
         self._inbox = client.new_inbox()
         self._asked = 0
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
@@ -230,7 +268,7 @@ class Pull:
         with contextlib.suppress(NatsError):
             # Also without a connection: after a reconnect the inbox would fill again, unread.
             await self._subscription.unsubscribe()
-            while not self._arrived.empty():
+            while self._acknowledged and not self._arrived.empty():
                 late = self._arrived.get_nowait()
                 if _status(late) is None:
                     await late.nak()
@@ -243,7 +281,7 @@ class Pull:
         """
         found = await self._collect({"batch": self._messages, "no_wait": True}, stopping)
         if not found and not stopping.is_set():
-            found = await self._collect({"batch": 1, "expires": int(_EXPIRES * 1e9)}, stopping)
+            found = await self._collect({"batch": 1, "expires": int(self._expires * 1e9)}, stopping)
             if found and self._messages > 1:
                 with contextlib.suppress(NatsError):  # the next batch reports it; these messages are here
                     found += await self._collect({"batch": self._messages - 1, "no_wait": True}, stopping)
@@ -253,12 +291,12 @@ class Pull:
         self._asked += 1
         reply = f"{self._inbox}.{self._asked}"
         asked = json.dumps({**wanted, "max_bytes": self._max_bytes}).encode()
-        await self._client.publish(_NEXT, asked, reply=reply)
+        await self._client.publish(self._subject, asked, reply=reply)
         found: list[Msg] = []
         ended = asyncio.create_task(stopping.wait())
         try:
             while len(found) < wanted["batch"]:
-                message = await self._message(_PATIENCE + (_EXPIRES if "expires" in wanted else 0), ended)
+                message = await self._message(_PATIENCE + (self._expires if "expires" in wanted else 0), ended)
                 if message is None:
                     # A broker that is gone says nothing at all.
                     if not found and not ended.done():

@@ -54,7 +54,16 @@ class BatchWriter:
         refused: Messages that became dead letters.
     """
 
-    def __init__(self, dead: DeadLetters, check: Check, save: Save, *, records: int, max_payload: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        dead: DeadLetters,
+        check: Check,
+        save: Save,
+        *,
+        records: int,
+        max_payload: Callable[[], int],
+        is_copy: Callable[[Msg], bool] | None = None,
+    ) -> None:
         """Make a writer.
 
         Args:
@@ -64,7 +73,9 @@ class BatchWriter:
                 ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
             records: Maximum records in one write, unless one message has more.
             max_payload: Maximum bytes of one message.
+            is_copy: Whether the stream gets a message once more, for certain; this one then goes without being written.
         """
+        self._is_copy = is_copy
         self._dead, self._check, self._save = dead, check, save
         self._max_records, self._max_payload = records, max_payload
         self.saved = 0
@@ -98,7 +109,11 @@ class BatchWriter:
             await _return(left)
 
     async def _checked(self, message: Msg, left: dict[int, Msg]) -> _Checked | None:
-        """Return the records of a message; None if it was refused."""
+        """Return the records of a message; None if it was refused, or is a copy."""
+        if self._is_copy and self._is_copy(message):
+            await message.ack()
+            del left[id(message)]
+            return None
         try:
             self._refuse_large(message)
             if len(message.data) < _LONG:

@@ -26,6 +26,8 @@ from complex_system.errors import (
 from complex_system.messaging import subjects
 from complex_system.messaging.handlers import SENDER, SENT, answers
 from complex_system.messaging.ingest.consumer import Ingest
+from complex_system.messaging.ingest.streams import CONSUMER
+from complex_system.messaging.mqtt import MqttForwarder
 from complex_system.protocol import database
 from complex_system.protocol.base import ArrowPage, Empty
 from complex_system.protocol.database import (
@@ -264,7 +266,9 @@ class DatabaseService(DocumentSubjects):
         def save(records: list[Record], sources: Sequence[str], orders: Sequence[float]) -> Awaitable[Any]:
             return self._written(self.writer.save(records, sources, orders))
 
-        return Ingest(self.broker, self.settings, check=self._raw_check, save=save, probe=self.store.probe)
+        ingested = (subjects.INGEST_RAW.name, f"{subjects.INGEST_RAW.name}.>")
+        mqtt = MqttForwarder(self.broker, self.settings, CONSUMER, ingested) if self.settings.mqtt_port else None
+        return Ingest(self.broker, self.settings, check=self._raw_check, save=save, probe=self.store.probe, mqtt=mqtt)
 
     async def _counts(self) -> RecordCounts:
         return await self._stored(self.store.counts())
