@@ -29,9 +29,9 @@ from nats.js.errors import NotFoundError
 
 from complex_system.errors import StartError
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.ingest.consumer import Pull
 from complex_system.messaging.ingest.publisher import ORDER_HEADER
 from complex_system.messaging.ingest.streams import ACK_WAIT, MAX_WAITING, IngestStreams, NoRoomError, ensure_stream
+from complex_system.messaging.pull import Pull, batches_of
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 STREAM = "$MQTT_msgs"
 """NATS's own stream of messages with quality of service 1 and 2."""
 PORT_VARIABLE = "COMPLEX_SYSTEM_MQTT_PORT"
-CONTAINER_PORT = 1883
 
 _PREFIX = "$MQTT.msgs."
 """What NATS puts before the subject of a message in its stream."""
@@ -159,8 +158,12 @@ class MqttForwarder:
         Raises:
             NobodyListensError: The broker does not deliver or accept; what was not forwarded is delivered again.
         """
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{self._consumer}"
-        pull = Pull(self._client, self._settings.ingest_messages, 2 * self._connection.max_payload, subject)
+        pull = Pull(
+            self._client,
+            self._settings.ingest_messages,
+            2 * self._connection.max_payload,
+            batches_of(STREAM, self._consumer),
+        )
         await pull.open()
         try:
             while not stopping.is_set():
