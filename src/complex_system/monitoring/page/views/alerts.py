@@ -57,7 +57,7 @@ def alert_card(alert: Alert, reading: Reading, viewer: Viewer, *, short: bool = 
 
 def _sent(alert: Alert, viewer: Viewer) -> list[Component]:
     """Return a line for the beginning and one for the end of an alert: where it was sent, and how that went."""
-    lines = []
+    lines: list[Component] = []
     for event, what in (("raised", "Beginning"), ("ended", "End")):
         told = [f"{each.channel} {_went(each, viewer)}" for each in alert.messages if each.event == event]
         if told:
