@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from complex_system.sources.base import ROW
-from complex_system.sources.replay import ReplayFile, Row
+from complex_system.sources.replay import ReplayFile
+from complex_system.sources.rows import Row
 
 
 def assert_same_by_columns(file: ReplayFile, rows: Sequence[Row]) -> None:

@@ -100,6 +100,18 @@ class SourceFileError(ComplexSystemError):
     code = "invalid_source_file"
 
 
+class SourceTableError(ComplexSystemError):
+    """The SQL table to read, or its columns, are not those of the settings and the data set; the message says what to change."""
+
+    code = "invalid_source_table"
+
+
+class SourceUnavailableError(ComplexSystemError):
+    """The server that a source reads, or the database with its table, does not answer or refuses; it is asked again."""
+
+    code = "source_unavailable"
+
+
 class DescribeError(ComplexSystemError):
     """No declaration can be made from a file; the message says what to change."""
 

@@ -11,6 +11,12 @@ from typing import Literal
 
 from pydantic import BaseSettings, Field, validator
 
+GRPC_PORTS: Mapping[str, str] = {
+    "ml_serving_mlflow": "COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT",
+    "ml_serving": "COMPLEX_SYSTEM_SERVING_GRPC_PORT",
+}
+"""Variables of the ports that are open only where they are set, by service."""
+
 
 class Settings(BaseSettings):
     """The settings of a service, read from the environment when the object is made."""
@@ -38,6 +44,12 @@ class Settings(BaseSettings):
     config_dir: str = Field("/etc/fastiot", env="FASTIOT_CONFIG_DIR", description="Folder of dataset.yaml")
     target: str = Field("", description="Target to predict, where dataset.yaml declares several")
     service_id: str = Field("", env="FASTIOT_SERVICE_ID", description="Name of this instance among several of one service")
+    log_format: Literal["text", "json"] = Field("text", description="Lines of the log: text, or a JSON object each")
+    otlp_endpoint: str = Field(
+        "",
+        env="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OTLP endpoint (HTTP) that traces are sent to; empty for no traces",
+    )
     heartbeat_interval: float = Field(2.0, gt=0, description="Seconds between heartbeats of a service")
     watchdog_seconds: float = Field(
         120.0,
@@ -111,6 +123,44 @@ class Settings(BaseSettings):
     source_repeat: int = Field(
         1, ge=0, description="How many times a file is replayed, from the second time on under new keys; 0 for no end"
     )
+    source_interval: float = Field(
+        2.0, gt=0, description="Seconds between two looks of the source at its file, folder or table"
+    )
+    source_folder: str = Field(
+        "", description="Folder of which each file is read once, relative to the config folder; empty for none"
+    )
+    source_files: str = Field(
+        "*", description="Which files of the folder are read, such as *.csv, or **/*.csv for those of folders in it, too"
+    )
+    source_table: str = Field(
+        "", description="SQL table or view whose new rows are read, such as parts or mes.parts; empty for none"
+    )
+    source_table_url: str = Field(
+        "", repr=False, description="SQLAlchemy URL of the table's database, with user and password; it is never logged"
+    )
+    source_table_cursor: str = Field(
+        "", description="Column by which new rows of the table are found: a number or a time that only grows"
+    )
+    source_table_unique: str = Field(
+        "", description="Column of the table that is unique; empty for the records' key, or the primary key"
+    )
+    source_table_overlap: float = Field(
+        300.0,
+        ge=0,
+        description="How far behind the newest row the table is read again, for transactions that commit late: a number, or seconds",
+    )
+    source_name: str = Field(
+        "",
+        max_length=150,
+        description="Name of the folder or table in keys that are made for its rows, which keeps them when it moves; empty for "
+        "the folder's name, or host, database and table",
+    )
+    opcua_file: str = Field(
+        "",
+        description="Declaration of the nodes of an OPC UA server to read, such as opcua.yaml, relative to the config folder",
+    )
+    opcua_user: str = Field("", description="User at the OPC UA server, empty for none")
+    opcua_password: str = Field("", repr=False, description="Password at the OPC UA server")
     records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in one batch of the source")
@@ -149,6 +199,17 @@ class Settings(BaseSettings):
     ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that store each published message")
     ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages in one fetch")
     ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records in one write")
+
+    # Collection of readings, where `collect` is declared
+    collect_age: float = Field(
+        86_400.0, ge=60, description="Seconds that readings are kept in their stream; longer than any window, and any stop"
+    )
+    collect_bytes: int = Field(
+        1_073_741_824,
+        ge=1_000_000,
+        description="Bytes of readings that are kept in their stream; beyond, the oldest are dropped",
+    )
+    collect_batch: int = Field(500, ge=1, le=10_000, description="Messages with readings in one fetch")
 
     # Local run
     run_dir: str = Field(
@@ -210,6 +271,10 @@ class Settings(BaseSettings):
     serving_host: str = Field("127.0.0.1", description="Address that the REST servers bind to")
     serving_mlflow_port: int = Field(8001, ge=0, description="REST port of ml_serving_mlflow; 0 for a free one")
     serving_port: int = Field(8002, ge=0, description="REST port of ml_serving; 0 for a free one")
+    serving_mlflow_grpc_port: int = Field(0, ge=0, description="gRPC port of ml_serving_mlflow; 0 for no gRPC")
+    serving_grpc_port: int = Field(0, ge=0, description="gRPC port of ml_serving; 0 for no gRPC")
+    grpc_tls_certificate: str = Field("", description="Certificate file (PEM) of the gRPC servers; when set, they use TLS")
+    grpc_tls_key: str = Field("", description="File (PEM) of the private key of that certificate")
     serving_pipeline: Literal["local", "broker"] = Field(
         "local",
         description="Where serving processes raw records: in its own process (local), or in data_processing (broker)",
@@ -291,6 +356,11 @@ class Settings(BaseSettings):
                 "must name the registered models whose code may run, separated by commas; true and false are no longer allowed"
             )
         return value
+
+    @property
+    def reads_records(self) -> bool:
+        """Whether the source reads a file, a folder or a table, instead of making lab records."""
+        return bool(self.source_file or self.source_folder or self.source_table)
 
     @property
     def foreign_models(self) -> tuple[str, ...]:

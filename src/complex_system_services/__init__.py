@@ -1,1 +1,5 @@
 """The twelve services. Each package wires one service; what is worth a test of its own is in the library."""
+
+from complex_system import logs
+
+logs.keep_early()

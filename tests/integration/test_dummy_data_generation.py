@@ -36,7 +36,14 @@ from support import TesterService, eventually, running
 
 @pytest.fixture
 def settings(nats_server: Server, mongo_server: Server, make_settings: Callable[..., Settings]) -> Settings:
-    fields = {"mongo_name": f"test_{uuid4().hex[:12]}", "records": 450, "batch_size": 100, "seed": 3, "live_rate": 0}
+    fields = {
+        "mongo_name": f"test_{uuid4().hex[:12]}",
+        "records": 450,
+        "batch_size": 100,
+        "seed": 3,
+        "live_rate": 0,
+        "source_interval": 0.1,
+    }
     return make_settings(nats_server, mongo_server, **fields)
 
 
@@ -376,9 +383,8 @@ async def test_an_order_that_is_not_known_stops_the_source_with_a_sentence(
 
 
 async def test_a_file_that_grows_and_changes_is_read_again_and_says_what_became_of_it(
-    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory
 ) -> None:
-    monkeypatch.setattr(DummyDataGenerationService, "file_interval", 0.1)
     records = [{**laboratory.complete_record(), "_id": f"B-{i:04}", "aufbereiteter_wert": i + 0.5} for i in range(20)]
     late = [{**record, "aufbereiteter_wert": None} if place < 2 else record for place, record in enumerate(records)]
     settings = replayed(late[:18], keys=True)
@@ -413,9 +419,8 @@ async def test_a_corrected_file_replaces_what_an_older_one_said(
 
 
 async def test_a_changed_file_without_keys_is_not_read_again_and_it_says_so(
-    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+    tester: TesterService, replayed: Callable[..., Settings], laboratory: Laboratory
 ) -> None:
-    monkeypatch.setattr(DummyDataGenerationService, "file_interval", 0.1)
     records = [{name: value for name, value in each.items() if name != "_id"} for each in laboratory.records(5)]
     settings = replayed(records[:4])
     async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
@@ -431,12 +436,10 @@ async def test_a_file_that_is_repeated_and_changes_is_read_again_too(
     tester: TesterService,
     replayed: Callable[..., Settings],
     laboratory: Laboratory,
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     repeat: int,
 ) -> None:
     """Also while it is repeated, which may have no end."""
-    monkeypatch.setattr(DummyDataGenerationService, "file_interval", 0.1)
     records = [{**laboratory.measured_record(), "_id": f"k{place}"} for place in range(5)]
     without = [{**record, "aufbereiteter_wert": None} for record in records[:2]]
     settings = replayed([*without, *records[2:4]], keys=True).copy(update={"source_repeat": repeat, "source_rate": 20.0})
@@ -447,7 +450,7 @@ async def test_a_file_that_is_repeated_and_changes_is_read_again_too(
         return all(found.get(key) == {**record, "_id": key} for key, record in wanted.items())
 
     async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
-        await eventually(lambda: service._progress.repetition == 2)
+        await eventually(lambda: service._delivery.progress.repetition == 2)
         replayed(records, "next.csv", keys=True)
         (tmp_path / "next.csv").replace(tmp_path / "measurements.csv")
         await eventually(arrived)
@@ -463,10 +466,10 @@ async def test_a_repeated_file_without_keys_that_changes_is_not_read_again_and_i
     settings = replayed(list(laboratory.records(4))).copy(update={"source_repeat": repeat, "source_rate": 8.0})
     said = "the file has changed and is not read again, because its rows have no keys"
     async with running(DatabaseMongoService, settings), running(DummyDataGenerationService, settings) as service:
-        await eventually(lambda: service._progress.repetition == 2)
+        await eventually(lambda: service._delivery.progress.repetition == 2)
         replayed(list(laboratory.records(4)), "next.csv")
         (tmp_path / "next.csv").replace(tmp_path / "measurements.csv")
-        await eventually(lambda: said in service.health().detail and service._progress.repetition == 3)
+        await eventually(lambda: said in service.health().detail and service._delivery.progress.repetition == 3)
         if repeat:
             await eventually(lambda: is_done(service))
             assert service.health().detail == f"12 of 12 records saved, repetition 3; {said}"

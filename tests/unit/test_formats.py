@@ -20,7 +20,8 @@ from complex_system.describe.inspection import InspectedColumn
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import DescribeError, SourceFileError
 from complex_system.sources import json_objects
-from complex_system.sources.replay import ReplayFile, Row
+from complex_system.sources.replay import ReplayFile
+from complex_system.sources.rows import Row
 
 ROWS = 40
 

@@ -11,6 +11,7 @@ import pytest
 
 from complex_system.local.logs import StatusFile, is_nearly_full, logging_to, rotate
 from complex_system.local.state import RunState
+from complex_system.settings import Settings
 from small_disk import needs_root, small_disk
 
 
@@ -31,7 +32,7 @@ def test_a_long_log_is_moved_and_its_writer_goes_on(tmp_path: Path) -> None:
 
 def test_our_own_log_is_bounded_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("complex_system.local.logs.LOG_BYTES", 2000)
-    with logging_to(tmp_path / "runner.log"):
+    with logging_to(tmp_path / "runner.log", Settings()):
         for i in range(200):
             logging.getLogger("x").info("line %d", i)
     assert {path.name for path in tmp_path.iterdir()} == {"runner.log", "runner.log.1"}
@@ -46,7 +47,7 @@ def test_a_full_disk_is_reported_once_and_does_not_end_the_run(tmp_path: Path, c
         state.on_note.append(told.append)
         status = StatusFile(disk.folder / "status.json", state)
         status.write()
-        with logging_to(disk.folder / "runner.log"):
+        with logging_to(disk.folder / "runner.log", Settings()):
             state.on_note.append(logging.getLogger("x").info)
             disk.fill()
             assert is_nearly_full(disk.folder)

@@ -21,7 +21,8 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.requests.csv import csv_columns
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.sources.notation import evidence_in, notations
-from complex_system.sources.replay import ReplayFile, Row
+from complex_system.sources.replay import ReplayFile
+from complex_system.sources.rows import Row
 from spreadsheets import write_excel
 
 

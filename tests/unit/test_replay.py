@@ -18,7 +18,8 @@ from complex_system.domain.keys import row_key
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import SourceFileError
-from complex_system.sources.replay import ReplayFile, Row
+from complex_system.sources.replay import ReplayFile
+from complex_system.sources.rows import Row
 from complex_system.training.split import Part, parts_of
 from reading import assert_same_by_columns
 

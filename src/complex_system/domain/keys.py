@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import threading
@@ -52,6 +53,12 @@ def row_keys(digest: bytes, rows: Iterable[int]) -> list[str]:
     """Return the keys of several rows (:func:`row_key`), which differ in their last 48 bits only."""
     first = row_key(digest, 0)[:-12]
     return [f"{first}{row:012x}" for row in rows]
+
+
+def derived_key(*names: str) -> str:
+    """Return the key that follows from names, such as those of a table and of a row in it: a UUID of version 8 of their hash."""
+    bits = int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:16])
+    return _uuid(8, bits >> 80, bits)
 
 
 def repeated_key(key: str, number: int) -> str:

@@ -133,8 +133,8 @@ class Cycle:
     def _raw_missing(self) -> tuple[str, str]:
         records, want = self._state.records, self._state.wanted_records
         have = max(records.raw, records.processed + records.rejected)  # old raw records may have been deleted
-        if self._plan.settings.source_file and SOURCE in self._state.services:
-            # Only the source knows how many records a file has, and how many of them are refused.
+        if self._plan.settings.reads_records and SOURCE in self._state.services:
+            # Only the source knows how many records its file, folder or table has, and how many of them are refused.
             source = self._state.services[SOURCE]
             counted_since = source.ready and self._state.seconds - source.since > RECOUNTED
             return ("", "") if counted_since else (source.detail or "not started", SOURCE)
@@ -142,7 +142,7 @@ class Cycle:
 
     def _processed_missing(self) -> tuple[str, str]:
         records = self._state.records
-        want = records.raw if self._plan.settings.source_file else self._state.wanted_records
+        want = records.raw if self._plan.settings.reads_records else self._state.wanted_records
         have = records.processed + records.rejected
         return ("", "") if have >= want else (f"{have:,} of {want:,} processed or rejected", "data_processing")
 

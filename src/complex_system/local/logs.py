@@ -13,6 +13,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from complex_system.local.state import RunState
+from complex_system.logs import JsonFormatter, replica_name
+from complex_system.settings import Settings
 
 LOG_BYTES = 10 * 1024 * 1024
 """Size beyond which a log file is moved to ``<name>.1``, which replaces the one before."""
@@ -71,12 +73,15 @@ class _LogFile(logging.handlers.RotatingFileHandler):
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Send our own log to a file during the run: the terminal belongs to the display."""
+def logging_to(path: Path, settings: Settings) -> Iterator[None]:
+    """Send our own log to a file during the run, in the settings' format: the terminal belongs to the display."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     handler = _LogFile(path, maxBytes=LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(
+        JsonFormatter(settings, "runner", replica_name(settings)) if settings.log_format == "json" else text
+    )
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     try:

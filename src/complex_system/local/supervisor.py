@@ -17,6 +17,7 @@ from complex_system.local.plan import ExternalServer, Plan, PlannedService
 from complex_system.local.processes import Child
 from complex_system.local.servers import Server, reachable
 from complex_system.local.state import Process, RunState
+from complex_system.logs import message_of
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,7 @@ class Supervisor:
 
     def _note_last_message(self, kept: _Supervised, child: Child) -> None:
         """Repeat the reason with which a service ended."""
-        message = child.tail(1)
+        message = message_of(child.tail(1))
         if message != kept.last_message and message.startswith(f"{kept.process.name}: "):
             kept.last_message = message
             self._state.note(message)

@@ -22,22 +22,20 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError, NoRespondersError, SlowConsumerError
 from nats.errors import TimeoutError as NatsTimeoutError
 
+from complex_system import tracing
 from complex_system.errors import (
     BusyError,
-    InvalidRequestError,
     NobodyListensError,
     ReplyTimeoutError,
     TooLargeError,
     UnauthorizedError,
 )
 from complex_system.messaging.nats_client import EncryptedClient, ReplyBox, ServiceClient, credentials, refusal
-from complex_system.messaging.subscriptions import DRAIN_SECONDS, DrainingSubscription, Workers
+from complex_system.messaging.subscriptions import DRAIN_SECONDS, DrainingSubscription, Handler, Workers, answering, hearing
 from complex_system.messaging.things import error_value, serialize_from_bin, serialize_to_bin, to_thing
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[Thing], Awaitable[Thing | None]]
 
 WAITING_MESSAGES = 4096
 """Messages that may wait for a handler, per subject; a request above that is refused, an event dropped."""
@@ -164,7 +162,8 @@ class ServiceConnection(NatsBrokerConnection):
         """
         payload = serialize_to_bin(subject.msg_cls, msg)
         try:
-            reply = await self._replies.ask(subject.name, payload, timeout)
+            with tracing.span(subject.name, "client", tracing.NATS):
+                reply = await self._replies.ask(subject.name, payload, timeout, tracing.headers())
         except NoRespondersError as error:
             raise NobodyListensError(f"No service answers '{subject.name}' at the moment.") from error
         except (NatsTimeoutError, TimeoutError) as error:
@@ -202,50 +201,14 @@ class ServiceConnection(NatsBrokerConnection):
 
     async def subscribe_reply_cb(self, subject: ReplySubject, cb: Handler) -> NatsBrokerSubscription:
         """Subscribe a handler that answers requests, in the queue group of this service."""
-
-        async def answer(message: Msg) -> None:
-            try:
-                thing = _decode(subject, message)
-                payload = serialize_to_bin(Thing, await cb(thing))
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                log.warning("Handling a request on '%s' was cancelled", subject.name)
-                given_up = ReplyTimeoutError(
-                    f"The service stopped handling a request on '{subject.name}', probably because it ends; it is not known "
-                    "whether the request was carried out. Send it again."
-                )
-                payload = serialize_to_bin(Thing, to_thing(error_value(given_up), self._name))
-            except Exception as error:  # noqa: BLE001 - the caller gets every error as a reply
-                payload = serialize_to_bin(Thing, to_thing(error_value(error), self._name))
-            if not message.reply:
-                return
-            if len(payload) > self.max_payload:
-                refusal = TooLargeError(
-                    f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
-                    f"{self.max_payload}; send or request fewer records at a time, page by page."
-                )
-                payload = serialize_to_bin(Thing, to_thing(error_value(refusal), self._name))
-            await self._client.publish(message.reply, payload)
-
-        return await self._subscribe_bounded(subject.name, self._name, answer)
+        return await self._subscribe_bounded(subject.name, self._name, answering(self._client, subject, cb, self._name))
 
     async def subscribe(self, subject: Subject, cb: Callable[..., Awaitable[None]]) -> NatsBrokerSubscription:
         """Subscribe to events; every replica receives them.
 
         A message that cannot be decoded is logged and dropped. An exception in a handler is logged and has no other effect.
         """
-
-        async def consume(message: Msg) -> None:
-            try:
-                await cb(_decode(subject, message))
-            except InvalidRequestError as error:
-                log.warning("Dropped an event on '%s': %s", message.subject, error.message)
-            except Exception:
-                log.exception("An event on '%s' could not be handled", message.subject)
-
-        return await self._subscribe_bounded(subject.name, "", consume)
+        return await self._subscribe_bounded(subject.name, "", hearing(subject, cb))
 
     async def _subscribe_bounded(
         self, name: str, queue: str, work: Callable[[Msg], Awaitable[None]]
@@ -339,11 +302,3 @@ class ServiceConnection(NatsBrokerConnection):
             self._client.let_go()
         for workers in self._workers:
             await workers.end()
-
-
-def _decode(subject: Subject, message: Msg) -> Thing:
-    try:
-        thing: Thing = serialize_from_bin(subject.msg_cls, message.data)
-    except Exception as error:
-        raise InvalidRequestError(f"'{subject.name}' takes a FastIoT Thing as msgpack: {error}") from error
-    return thing

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastiot.core import reply, subscribe
 from fastiot.msg import Thing
 
+from complex_system import tracing
 from complex_system.messaging.subjects import event_subject, reply_subject
 from complex_system.messaging.things import error_value, to_thing
 from complex_system.protocol.base import Event, Request
@@ -41,6 +42,7 @@ def answers(request: Request[Q, R]) -> Callable[[Callable[[Any, Q], Awaitable[R]
             try:
                 value = await method(self, request.decode_request(thing.value))
             except Exception as error:  # noqa: BLE001 - whatever happens, the caller gets an answer
+                tracing.failed(error)
                 value = error_value(error)
             return to_thing(value, type(self).__name__)
 

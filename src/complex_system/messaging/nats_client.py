@@ -187,7 +187,7 @@ class ReplyBox:
         self._numbers = count()
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg | Exception]]] = {}
 
-    async def ask(self, subject: str, payload: bytes, seconds: float) -> Msg:
+    async def ask(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None = None) -> Msg:
         """Send a request and wait for its reply.
 
         Raises:
@@ -203,7 +203,7 @@ class ReplyBox:
         self._waiting[number] = (subject, reply)
         late = loop.call_later(seconds, _settle, reply, NatsTimeoutError())
         try:
-            await self._client.publish(subject, payload, self._prefix + number)
+            await self._client.publish(subject, payload, self._prefix + number, headers)
             found = await reply
         finally:
             late.cancel()

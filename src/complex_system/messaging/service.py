@@ -19,7 +19,7 @@ from fastiot.core import FastIoTService
 from fastiot.core.broker_connection import NatsBrokerSubscription
 from nats.errors import Error as NatsError
 
-from complex_system import __version__
+from complex_system import __version__, logs, tracing
 from complex_system.background import watch_event_loop
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, NobodyListensError, ReplyTimeoutError
@@ -32,7 +32,6 @@ from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, State, health_request
 from complex_system.settings import Settings
-from complex_system.terminal import PrintableFormatter
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class SystemService(FastIoTService):
         self.broker = broker_connection
         self.settings = settings or Settings()
         self.dataset = dataset or Dataset.load(self.settings.config_dir, target=self.settings.target)
-        self.replica = self.settings.service_id or f"{socket.gethostname()}-{os.getpid()}"
+        self.replica = logs.replica_name(self.settings)
         self.instance = uuid.uuid4().hex
         self.url = ""
         self._state: State = "starting"
@@ -99,9 +98,9 @@ class SystemService(FastIoTService):
     @classmethod
     def main(cls, **kwargs: Any) -> None:
         """Run the service until SIGTERM or Ctrl-C; ``run.py`` calls this."""
+        logs.set_up(Settings(), cls.service_name())
         cls._try_setup_test_env()
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(PrintableFormatter(handler.formatter or logging.Formatter()))
+        logs.set_up(Settings(), cls.service_name())
         try:
             with asyncio.Runner(loop_factory=cls.new_event_loop) as runner:
                 runner.run(cls._run_connected(**kwargs))
@@ -114,12 +113,14 @@ class SystemService(FastIoTService):
     async def _run_connected(cls, **kwargs: Any) -> None:
         settings = Settings()
         watch_event_loop(settings.watchdog_seconds)
+        tracing.start(settings, cls.service_name(), __version__, logs.replica_name(settings))
         connection = await ServiceConnection.open(settings, cls.service_name())
         try:
             service = cls(broker_connection=connection, settings=settings, **kwargs)
             await service.run()
         finally:
             await connection.close()
+            await tracing.stop()
         if connection.lost.is_set():
             raise NobodyListensError(connection.lost_reason)
         if service.lease is not None:

@@ -8,15 +8,30 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastiot.core.broker_connection import NatsBrokerSubscription
+from fastiot.core.data_models import ReplySubject, Subject
+from fastiot.msg import Thing
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from complex_system import tracing
+from complex_system.errors import InvalidRequestError, ReplyTimeoutError, TooLargeError
 from complex_system.messaging.nats_client import next_message
+from complex_system.messaging.subjects import PREDICT, PREDICT_WANDB, PROCESS_RAW, SAVE_RAW
+from complex_system.messaging.things import error_value, serialize_from_bin, serialize_to_bin, to_thing
+from complex_system.protocol import serving
 
 log = logging.getLogger(__name__)
 
+Handler = Callable[[Thing], Awaitable[Thing | None]]
+
+_BEGINNINGS = (
+    SAVE_RAW, PROCESS_RAW, PREDICT, serving.PREDICT_COLUMNS, serving.EXPLAIN,
+    PREDICT_WANDB, serving.PREDICT_COLUMNS_WANDB, serving.EXPLAIN_WANDB,
+)  # fmt: skip
+TRACED = frozenset(request.name for request in _BEGINNINGS)
+"""Requests that begin a trace where their sender has none; each poll of a service would be a trace otherwise."""
 DRAIN_SECONDS = 10.0
 """Seconds in which a service that stops answers the requests it has received."""
 _IN_A_ROW = 32
@@ -115,3 +130,68 @@ class DrainingSubscription(NatsBrokerSubscription):
         except (NatsError, TimeoutError) as error:
             log.warning("Messages on '%s' may stay unanswered: %s", self._subscription.subject, error or "no time left")
         await self._workers.end()
+
+
+def answering(client: Client, subject: ReplySubject, cb: Handler, name: str) -> Callable[[Msg], Awaitable[None]]:
+    """Return what answers requests with a handler, whatever happens in it.
+
+    Args:
+        client: Sends the replies.
+        subject: Of the requests.
+        cb: The handler.
+        name: snake_case name of the service, which signs errors.
+    """
+
+    async def reply_to(message: Msg) -> bytes:
+        try:
+            return serialize_to_bin(Thing, await cb(_decode(subject, message)))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            log.warning("Handling a request on '%s' was cancelled", subject.name)
+            given_up = ReplyTimeoutError(
+                f"The service stopped handling a request on '{subject.name}', probably because it ends; it is not known "
+                "whether the request was carried out. Send it again."
+            )
+            return serialize_to_bin(Thing, to_thing(error_value(given_up), name))
+        except Exception as error:  # noqa: BLE001 - the caller gets every error as a reply
+            tracing.failed(error)
+            return serialize_to_bin(Thing, to_thing(error_value(error), name))
+
+    async def answer(message: Msg) -> None:
+        with tracing.received(subject.name, message.headers, tracing.NATS, begins=subject.name in TRACED):
+            payload = await reply_to(message)
+        if not message.reply:
+            return
+        if len(payload) > client.max_payload:
+            refusal = TooLargeError(
+                f"The reply on '{subject.name}' has {len(payload)} bytes, more than the broker's limit of "
+                f"{client.max_payload}; send or request fewer records at a time, page by page."
+            )
+            payload = serialize_to_bin(Thing, to_thing(error_value(refusal), name))
+        await client.publish(message.reply, payload)
+
+    return answer
+
+
+def hearing(subject: Subject, cb: Callable[..., Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+    """Return what passes events to a handler; what cannot be decoded or handled is logged and has no other effect."""
+
+    async def consume(message: Msg) -> None:
+        try:
+            await cb(_decode(subject, message))
+        except InvalidRequestError as error:
+            log.warning("Dropped an event on '%s': %s", message.subject, error.message)
+        except Exception:
+            log.exception("An event on '%s' could not be handled", message.subject)
+
+    return consume
+
+
+def _decode(subject: Subject, message: Msg) -> Thing:
+    try:
+        thing: Thing = serialize_from_bin(subject.msg_cls, message.data)
+    except Exception as error:
+        raise InvalidRequestError(f"'{subject.name}' takes a FastIoT Thing as msgpack: {error}") from error
+    return thing

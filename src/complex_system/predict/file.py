@@ -19,7 +19,8 @@ from complex_system.errors import InvalidRecordError, RecordFault, SourceFileErr
 from complex_system.predict.client import PredictError, RestClient
 from complex_system.serving.requests.column_names import ColumnNames
 from complex_system.sources.base import Table
-from complex_system.sources.replay import fault_text, readable
+from complex_system.sources.replay import readable
+from complex_system.sources.rows import fault_text
 from complex_system.sources.tables import table_at
 from complex_system.terminal import printable
 

@@ -265,6 +265,28 @@ class ScenarioState(Message, frozen=True, kw_only=True):
         return self.began if self.age is None else now - self.age
 
 
+class RecordTrace(Message, frozen=True, kw_only=True):
+    """Raw records that were saved within one trace.
+
+    Attributes:
+        headers: W3C's headers of the part in which they were saved.
+        keys: Of the records.
+    """
+
+    headers: dict[str, str]
+    keys: tuple[str, ...]
+
+
+class TracedRecords(Message, frozen=True, kw_only=True):
+    """Traces of saved records, for the service that processes them: it finds them by query.
+
+    Attributes:
+        traces: By message or request.
+    """
+
+    traces: tuple[RecordTrace, ...]
+
+
 SERVICE_HEARTBEAT = Event("service-heartbeat", Heartbeat)
 ALERT_RAISED = Event("alert-raised", Alert)
 ALERT_ENDED = Event("alert-ended", Alert)
@@ -273,6 +295,7 @@ TEST_MESSAGES = Request("send-test-message", Empty, TestedChannels, "Send a test
 GET_MONITORING = Request("get-monitoring", Empty, MonitoringSnapshot, "Return the newest values of monitoring.")
 SET_SCENARIO = Request("set-scenario", ScenarioRequest, ScenarioState, "Start a disturbance scenario.")
 GET_SCENARIO = Request("get-scenario", Empty, ScenarioState, "Return the scenario that runs.")
+RECORDS_TRACED = Event("records-traced", TracedRecords, "Published only while traces are recorded.")
 SCENARIO_CHANGED = Event("scenario-changed", ScenarioState)
 
 

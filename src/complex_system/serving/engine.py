@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from complex_system import tracing
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.records import Record
 from complex_system.errors import InternalError, InvalidRecordError, RecordFault, TooLargeError
@@ -240,20 +241,25 @@ class PredictionEngine:
         level = batch.wanted.interval
         half_width = None if level is None else predictor.half_width(level)
         few = batch.size <= INLINE_RECORDS
-        if self._remote is not None:
-            features = await self._remote.features(batch)
-        else:
-            features = await off_loop(batch.size, batch.features, predictor.pipeline)
+        with tracing.span("features"):
+            if self._remote is not None:
+                features = await self._remote.features(batch)
+            else:
+                features = await off_loop(batch.size, batch.features, predictor.pipeline)
         outside = await off_loop(batch.size, batch.outside, predictor.pipeline)
         if origin != "trial":
             self.outside.add(outside)
         distances = None
         if batch.wanted.warnings:
             distances = await off_loop(batch.size, predictor.distances, features)
-        if few and predictor.quick:
-            predictions = predictor.predict_features(features)
-        else:
-            predictions = await asyncio.to_thread(predictor.predict_features, features)
+        with tracing.span("model") as span:
+            if few and predictor.quick:
+                predictions = predictor.predict_features(features)
+            else:
+                predictions = await asyncio.to_thread(predictor.predict_features, features)
+            span.set("records", batch.size)
+            span.set("model.name", predictor.info.name)
+            span.set("model.version", predictor.info.version)
         milliseconds = (time.perf_counter() - began) * 1000
         result = PredictionResult(
             batch, features, predictions, predictor.info, milliseconds, outside, origin, half_width, distances, predictor

@@ -1,1 +1,1 @@
-"""Sources of records: files, and the lab's scenarios. Nothing here speaks to the broker or a database."""
+"""Sources of records: files, folders, SQL tables, and the lab's scenarios. Nothing here speaks to the broker."""

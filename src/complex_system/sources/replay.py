@@ -11,8 +11,9 @@ import hashlib
 import random
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.datetimes import TimeFormat
 from complex_system.domain.keys import MAX_KEY, repeated_key, row_key, row_keys
 from complex_system.domain.records import Record, raw_check
-from complex_system.errors import InvalidRecordError, RecordFault, SourceFileError
+from complex_system.errors import SourceFileError
 from complex_system.pipeline.expressions import frame_type
 from complex_system.sources.base import CHUNK_ROWS, ROW, Columns, Part, Table
 from complex_system.sources.dialect import file_type, too_long
+from complex_system.sources.rows import Row, checked_rows
 from complex_system.sources.tables import table_at
 from complex_system.sources.values import Values, are_good
 
@@ -33,23 +35,6 @@ FILE_ORDER, SHUFFLED = "file", "shuffled"
 MAX_ORDERED = 1_000_000
 """Rows of a file that is replayed in another order than its own: all of them are in memory then."""
 _MAX_HINTS = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the file.
-
-    Attributes:
-        number: Place in the file, from 1; a header is not counted.
-        record: The raw record with its key; empty when the row is faulty.
-        fault: Why the row is not a record of the data set; empty when it is one.
-        key_made: Whether the key was made here, because the row has none.
-    """
-
-    number: int
-    record: Record
-    fault: str = ""
-    key_made: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,18 +80,20 @@ class ReplayFile:
     Attributes:
         path: Where it is.
         rows: How many rows it has, faulty ones included.
+        keyed: Whether it has the key column.
         absent: Declared columns that may be missing, and that the file does not have.
         limits: How many values are beyond a limit, and what stands in for them, a sentence each.
         notes: What of the file is not a record, or read in a way of its own, a sentence each.
     """
 
-    def __init__(self, path: Path, dataset: Dataset, table: Table | None = None) -> None:
+    def __init__(self, path: Path, dataset: Dataset, table: Table | None = None, digest: bytes | None = None) -> None:
         """Open the file and read it once, for its columns, its number of rows and its digest; this takes a while.
 
         Args:
             path: The file.
             dataset: What its records are.
             table: The table in it, where it is open already.
+            digest: What made keys follow from, instead of the file's content.
 
         Raises:
             SourceFileError: It does not exist, has an unknown format, is damaged, or its columns are not the declared ones.
@@ -117,11 +104,14 @@ class ReplayFile:
         self._columns: Columns = {self._key: None, **dataset.by_name}
         self._check = raw_check(dataset)
         with readable(path):
-            with path.open("rb") as file:
-                self._digest = hashlib.file_digest(file, "sha256").digest()
+            if digest is None:
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+            self._digest = digest
             # Without objects a table is the same whatever is declared.
             self._table = table if table and not table.nested else table_at(path, dataset.by_name)
             names, self.rows = self._table.outline()
+            self.keyed = self._key in names
             self.absent, ignored = self._require_columns(names)
             self.limits = self._table.limits_in(dataset.columns)
             self.notes = (*self._table.notes, *self._losses(ignored))
@@ -167,34 +157,12 @@ class ReplayFile:
         return RecordFrame(frame, faults, len(made) + sum(row.key_made for row in rows))
 
     def _checked(self, numbers: list[int], values: list[Record | str]) -> Iterator[Row]:
-        """Return the rows of a chunk: good ones are checked together, and one by one where a record among them has a fault."""
-        without_key: set[int] = set()
-        for number, value in zip(numbers, values, strict=True):
-            if isinstance(value, str):
-                continue
-            key = value.pop(self._key, None)
-            if key is None:
-                without_key.add(number)
-                key = row_key(self._digest, number)
-            value[ID] = str(key) if self._dataset.id and isinstance(key, int) else key
-        checked: Iterator[Record] | None = None
-        with suppress(InvalidRecordError):
-            checked = iter(self._check([value for value in values if not isinstance(value, str)]))
-        for number, value in zip(numbers, values, strict=True):
-            if isinstance(value, str):
-                yield Row(number, {}, value)
-                continue
-            try:
-                record = self._check([value])[0] if checked is None else next(checked)
-            except InvalidRecordError as error:
-                yield Row(number, {}, fault_text(error.faults[0]))
-            else:
-                yield Row(number, record, key_made=number in without_key)
+        return checked_rows(numbers, values, self._dataset, self._check, partial(row_key, self._digest))
 
     def _losses(self, ignored: list[str]) -> Iterator[str]:
         """Say what of the file is not in its records."""
         if ignored:
-            yield f"the fields of objects and lists {_listed(ignored)} are not declared, and are ignored"
+            yield f"the fields of objects and lists {listed(ignored)} are not declared, and are ignored"
         declared = self._dataset.by_name
         for name in self._table.cut_times(declared):
             yield (
@@ -214,18 +182,18 @@ class ReplayFile:
         unknown = [name for name in undeclared if name not in nested or _similar_column(name, free)]
         faults, advice = [], ""
         if unknown:
-            faults.append(f"has unknown column(s) {_listed(unknown)}")
+            faults.append(f"has unknown column(s) {listed(unknown)}")
             advice += "".join(f" {hint}" for name in unknown[:_MAX_HINTS] if (hint := _similar_column(name, free)))
             advice += (
                 " Declare the unknown columns (unused ones: type text, and in the step drop), or take them out of the file."
             )
         if missing:
-            faults.append(f"lacks the column(s) {_listed(missing)}")
+            faults.append(f"lacks the column(s) {listed(missing)}")
             advice += " Rename the missing columns in the declaration, or give them 'optional: true' and a fill."
         if faults:
             raise SourceFileError(
                 f"The file {self.path} {' and '.join(faults)}; the data set '{self._dataset.name}' declares "
-                f"{_listed(list(declared))}, and '{self._key}' may be there as the key.{advice}"
+                f"{listed(list(declared))}, and '{self._key}' may be there as the key.{advice}"
             )
         return absent, [name for name in undeclared if name not in unknown]
 
@@ -288,11 +256,6 @@ class Replay:
         return False, (*moment, parts.get("fraction", 0), row.number)
 
 
-def fault_text(fault: RecordFault) -> str:
-    """Return a fault of a record as text, without its place."""
-    return (f"field '{fault['field']}': " if fault["field"] else "") + fault["problem"]
-
-
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn errors of reading a file into ours."""
@@ -316,7 +279,7 @@ def readable(path: Path) -> Iterator[None]:
 def _time_format(dataset: Dataset, order: str) -> TimeFormat:
     times = {column.name: column for column in dataset.columns if column.type == "datetime"}
     if order not in times:
-        named = f"({_listed(list(times))})" if times else "(none is declared)"
+        named = f"({listed(list(times))})" if times else "(none is declared)"
         raise SourceFileError(
             f"The records cannot be ordered by '{order}'; allowed are '{FILE_ORDER}', '{SHUFFLED}' and a column of type datetime "
             f"{named}."
@@ -345,6 +308,7 @@ def _similar_column(name: str, declared: Sequence[str]) -> str:
     return f"Is '{name}' the declared '{near[0]}'?" if near else ""
 
 
-def _listed(names: list[str], limit: int = 30) -> str:
+def listed(names: list[str], limit: int = 30) -> str:
+    """Return names for a message, at most so many."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(f"'{name[:80]}'" for name in names[:limit]) + more

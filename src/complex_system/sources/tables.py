@@ -47,6 +47,11 @@ def table_at(path: Path, declared: Iterable[str] = ()) -> Table:
     return table
 
 
+def is_table(path: Path) -> bool:
+    """Return whether a file's suffix is that of a table, or of a compressed one."""
+    return path.with_suffix("" if is_compressed(path) else path.suffix).suffix.lower() in _READERS
+
+
 def _reader(path: Path, shown: Path) -> type[Table]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:

@@ -188,6 +188,7 @@ class Merge:
                 first.source,
                 first.kept_source,
                 CONFLICTS,
+                extra={"record_key": first.key},
             )
         keys = tuple(dict.fromkeys(self._differing.values()))[:MAX_DIFFERING]
         return Saved(

@@ -89,9 +89,9 @@ class RawWriter:
                 again |= await self._failing([records[place]], place)
             suspects = again
         for place, error in suspects.items():
-            log.error(
-                "Record %r can never be saved: it fails alone while others are written", records[place][ID], exc_info=error
-            )
+            key = records[place][ID]
+            why = "Record %r can never be saved: it fails alone while others are written"
+            log.error(why, key, exc_info=error, extra={"record_key": key})
         found = sorted((named | suspects).items())
         return [
             RecordFault(record=place, id=records[place][ID], field=None, problem=f"cannot be stored: {_text(error)}")

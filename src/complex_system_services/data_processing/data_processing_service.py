@@ -15,13 +15,14 @@ import pyarrow as pa
 from fastiot.msg import Thing
 from typing_extensions import override
 
+from complex_system import tracing
 from complex_system.domain.columns import counts_text
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import REVISION, Page, processed_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.errors import ComplexSystemError, InvalidRecordError, NobodyListensError
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.messaging.handlers import answers
+from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.replicas import BEATS_MISSED, Replicas
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import PROCESS_RAW, event_subject
@@ -33,7 +34,7 @@ from complex_system.protocol.database import (
     RecordsRejected,
     Rejection,
 )
-from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat
+from complex_system.protocol.operations import RECORDS_TRACED, SERVICE_HEARTBEAT, Heartbeat, TracedRecords
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class DataProcessingService(SystemService):
         self._share = self._replicas.share
         self._rows = self.settings.processing_batch
         self._outside: Counter[str] = Counter()
+        self._traces = tracing.TracedKeys()
 
     @override
     def health(self) -> Heartbeat:
@@ -94,6 +96,12 @@ class DataProcessingService(SystemService):
     async def process_raw(self, value: Any) -> list[Record]:
         """Return the processed records of raw ones, in the same order; a record without a key keeps None as its key."""
         return await asyncio.to_thread(lambda: self._pipeline.process(self._check(value)).to_dicts())
+
+    @hears(RECORDS_TRACED)
+    async def records_traced(self, message: TracedRecords) -> None:
+        """Remember the traces of records that wait now, or soon."""
+        for each in message.traces:
+            self._traces.add(each.headers, each.keys)
 
     async def process_new_records(self) -> float | None:
         """Sweep once; while the database is away, say so and try again later."""
@@ -131,6 +139,7 @@ class DataProcessingService(SystemService):
                     self._adapt_batch_size(time.monotonic() - asked, grow=False)
                     raise
                 ahead = self._fetch(page.next) if page.next is not None else None
+                began = time.time_ns()
                 table, rejected, outside = await asyncio.to_thread(self._process_page, page.table)
                 started = time.monotonic()
                 try:
@@ -141,6 +150,8 @@ class DataProcessingService(SystemService):
                 done.processed += table.num_rows - len(refused)
                 rejected += refused
                 await self._reject(rejected)
+                if tracing.is_on():
+                    self._traces.processed("process", page.table.column(ID).to_pylist(), began)
                 done.rejected += len(rejected)
                 done.outside += outside
                 if self._pipeline.lenient and table.num_rows:
@@ -197,7 +208,10 @@ class DataProcessingService(SystemService):
             parts, rejected = self._processed_by_halves(raw, error)
             if not parts:
                 raise
-            log.exception("The pipeline fails at %d of %d records, which are rejected", len(rejected), raw.num_rows)
+            first = {"record_key": rejected[0].id if rejected else None}
+            log.exception(
+                "The pipeline fails at %d of %d records, which are rejected", len(rejected), raw.num_rows, extra=first
+            )
             return pa.concat_tables(parts), rejected
 
     def _processed_by_halves(self, raw: pa.Table, error: Exception) -> tuple[list[pa.Table], list[Rejection]]:

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
+from complex_system import tracing
 from complex_system.domain.columns import ORDER
 from complex_system.domain.dataset import ID
 from complex_system.domain.keys import uuid7
@@ -70,7 +71,7 @@ class IngestClient:
                 "batches."
             )
         keys = [record.get(ID) for record in records]
-        headers = {}
+        headers = tracing.headers() or {}
         if all(keys):
             headers[Header.MSG_ID.value] = hashlib.sha256("\n".join([*map(str, keys), str(made)]).encode()).hexdigest()
         if made is not None:

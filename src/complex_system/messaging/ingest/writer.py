@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
+from complex_system import tracing
+from complex_system.domain.dataset import ID
 from complex_system.domain.records import Record, faults_message
 from complex_system.errors import (
     ComplexSystemError,
@@ -27,6 +30,8 @@ from complex_system.errors import (
 from complex_system.messaging.ingest.dead_letters import DeadLetters
 from complex_system.messaging.ingest.publisher import give_keys, order_of, published_records
 from complex_system.messaging.ingest.streams import ACK_WAIT, ROOM_FOR_REASON, NoRoomError, source_of
+from complex_system.messaging.subjects import INGEST_RAW
+from complex_system.protocol.operations import RecordTrace
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +41,7 @@ _AGAIN_LATE, _AGAIN_LATEST = 10.0, 300.0
 
 Check = Callable[[Any], list[Record]]
 Save = Callable[[list[Record], list[str], list[float]], Awaitable[Any]]
+Traced = Callable[[list[RecordTrace]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class _Checked:
 
     message: Msg
     records: list[Record]
+    began: int
+    """When the work on it began, nanoseconds since 1970."""
 
 
 class BatchWriter:
@@ -54,7 +62,9 @@ class BatchWriter:
         refused: Messages that became dead letters.
     """
 
-    def __init__(self, dead: DeadLetters, check: Check, save: Save, *, records: int, max_payload: Callable[[], int]) -> None:
+    def __init__(
+        self, dead: DeadLetters, check: Check, save: Save, *, records: int, max_payload: Callable[[], int], traced: Traced
+    ) -> None:
         """Make a writer.
 
         Args:
@@ -64,8 +74,9 @@ class BatchWriter:
                 ``InvalidRecordError``, which names the records, only if these can never be stored; then none was written.
             records: Maximum records in one write, unless one message has more.
             max_payload: Maximum bytes of one message.
+            traced: Told the traces of records that were saved, while traces are recorded.
         """
-        self._dead, self._check, self._save = dead, check, save
+        self._dead, self._check, self._save, self._traced = dead, check, save, traced
         self._max_records, self._max_payload = records, max_payload
         self.saved = 0
         self.refused = 0
@@ -99,6 +110,7 @@ class BatchWriter:
 
     async def _checked(self, message: Msg, left: dict[int, Msg]) -> _Checked | None:
         """Return the records of a message; None if it was refused."""
+        began = time.time_ns()
         try:
             self._refuse_large(message)
             if len(message.data) < _LONG:
@@ -122,7 +134,7 @@ class BatchWriter:
         message_id = (message.headers or {}).get(Header.MSG_ID.value, "")
         metadata = message.metadata
         give_keys(records, source_of(message.subject), message_id, metadata.sequence.stream, metadata.timestamp)
-        return _Checked(message, records)
+        return _Checked(message, records, began)
 
     def _records(self, message: Msg) -> list[Record]:
         return self._check(published_records(message.data))
@@ -136,6 +148,7 @@ class BatchWriter:
 
     async def _write(self, batch: list[_Checked], left: dict[int, Msg]) -> None:
         while batch:
+            began = time.time_ns()
             try:
                 sources = [source for each in batch for source in [source_of(each.message.subject)] * len(each.records)]
                 orders = [order for each in batch for order in [order_of(each.message)] * len(each.records)]
@@ -155,6 +168,9 @@ class BatchWriter:
         for checked in batch:
             await checked.message.ack()
             del left[id(checked.message)]
+        if tracing.is_on():
+            saved = time.time_ns()
+            await self._traced([_record_trace(checked, (began, saved)) for checked in batch])
 
     async def _write_apart(self, batch: list[_Checked], error: StoreUnavailableError, left: dict[int, Msg]) -> None:
         """Write by halves what fails for an unknown reason, while other things can be written: it holds up only itself."""
@@ -186,6 +202,12 @@ class BatchWriter:
 
     async def _dead_letter(self, message: Msg, error: ComplexSystemError, left: dict[int, Msg]) -> None:
         """Keep the message as a dead letter, then remove it from the stream; without room for it, it waits there."""
+        with tracing.received(INGEST_RAW.name, message.headers, tracing.NATS, kind="consumer"):
+            tracing.failed(error)
+            await self._keep_dead_letter(message, error)
+        del left[id(message)]
+
+    async def _keep_dead_letter(self, message: Msg, error: ComplexSystemError) -> None:
         try:
             await self._dead.keep(message, error)
         except NoRoomError:
@@ -198,9 +220,22 @@ class BatchWriter:
             await message.nak(delay=_AGAIN_LATE)
         else:
             self.refused += 1
-            log.warning("Refused a message on '%s', kept as a dead letter: %s", message.subject, error.message)
+            key = error.faults[0]["id"] if isinstance(error, InvalidRecordError) and error.faults else None
+            log.warning(
+                "Refused a message on '%s', kept as a dead letter: %s",
+                message.subject,
+                error.message,
+                extra={"record_key": key},
+            )
             await message.term()
-        del left[id(message)]
+
+
+def _record_trace(checked: _Checked, saving: tuple[int, int]) -> RecordTrace:
+    """Record the trace of a message that was saved together with others, and return that of its records."""
+    parts, keys = {"records": len(checked.records)}, tuple(str(record[ID]) for record in checked.records)
+    times = (checked.began, time.time_ns())
+    message = tracing.record(INGEST_RAW.name, "consumer", checked.message.headers, times, tracing.NATS)
+    return RecordTrace(headers=tracing.record("save", "internal", message, saving, parts), keys=keys)
 
 
 async def _return(left: dict[int, Msg]) -> None:

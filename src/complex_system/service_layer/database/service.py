@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
+from complex_system import tracing
 from complex_system.domain.columns import ORDER, Column
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import MAX_PAGE_ROWS, REVISION, Page, beside_schema, encode_within
@@ -42,6 +43,7 @@ from complex_system.protocol.database import (
     UnprocessedRequest,
     Upserted,
 )
+from complex_system.protocol.operations import RECORDS_TRACED, RecordTrace, TracedRecords
 from complex_system.service_layer.database import requests
 from complex_system.service_layer.database.documents import DocumentSubjects
 from complex_system.storage.arrow import records_of, with_key
@@ -132,9 +134,12 @@ class DatabaseService(DocumentSubjects):
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
         try:
-            return await self._written(self.writer.save(records, SENDER.get(), SENT.get()))
+            saved = await self._written(self.writer.save(records, SENDER.get(), SENT.get()))
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
+        if headers := tracing.headers():
+            await self._announce_traces([RecordTrace(headers=headers, keys=tuple(str(each[ID]) for each in records))])
+        return saved
 
     @answers(subjects.GET_ALL_RAW)
     async def get_all_raw(self, value: Any) -> list[Record]:
@@ -264,7 +269,11 @@ class DatabaseService(DocumentSubjects):
         def save(records: list[Record], sources: Sequence[str], orders: Sequence[float]) -> Awaitable[Any]:
             return self._written(self.writer.save(records, sources, orders))
 
-        return Ingest(self.broker, self.settings, check=self._raw_check, save=save, probe=self.store.probe)
+        check, probe, traced = self._raw_check, self.store.probe, self._announce_traces
+        return Ingest(self.broker, self.settings, check=check, save=save, probe=probe, traced=traced)
+
+    async def _announce_traces(self, traces: list[RecordTrace]) -> None:
+        await self.announce(RECORDS_TRACED, TracedRecords(traces=tuple(traces)))
 
     async def _counts(self) -> RecordCounts:
         return await self._stored(self.store.counts())

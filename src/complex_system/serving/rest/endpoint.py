@@ -17,11 +17,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from complex_system import tracing
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InternalError, InvalidRecordError, NobodyListensError, NoModelError
 from complex_system.http.auth import ApiKey
 from complex_system.http.limits import BodyLimits, LimitedRequest
 from complex_system.http.responses import REQUEST_ID, challenge, json_response, status_of
+from complex_system.logs import REQUEST
 from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.protocol.serving import ORIGIN_HEADER, ORIGINS, Origin
 from complex_system.serving.engine import PredictionEngine, PredictionResult
@@ -242,28 +244,35 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        backend = self.backend
-        counters = backend.metrics.requests
-        request = PredictionRequest(scope, receive, backend)
-        began = time.perf_counter()
+        request = PredictionRequest(scope, receive, self.backend)
+        REQUEST.set(request)
+        with tracing.http_request(scope["method"], self.path, request) as span:
+            response = await self._response(request)
+            span.set("http.response.status_code", response.status_code)
+        await response(scope, receive, send)
+
+    async def _response(self, request: PredictionRequest) -> Response:
+        scope, counters, began = request.scope, self.backend.metrics.requests, time.perf_counter()
         counters.in_progress += 1
         try:
             if self.needs_key:
-                backend.api_key.require(Headers(scope=scope))
+                self.backend.api_key.require(Headers(scope=scope))
             response = await self.handler(request, **scope["path_params"])
         except ComplexSystemError as error:
+            tracing.failed(error)
             response = self._refuse(request, error)
         except ClientDisconnect:
             response = Response(status_code=400)  # nobody reads it
-        except Exception:
+        except Exception as error:
             log.exception("%s %s failed (request %s)", scope["method"], self.path, request.id)
+            tracing.failed(error)
             response = self._refuse(request, InternalError("The request failed inside the service; its log says more."))
         finally:
             counters.in_progress -= 1
             request.release()
         model = request.predictor.info if request.predictor else None
         counters.add(self.path, model, response.status_code, time.perf_counter() - began, request.size)
-        await response(scope, receive, send)
+        return response
 
     def _refuse(self, request: PredictionRequest, error: ComplexSystemError) -> Response:
         if self.predicts and request.scope["method"] == "POST":
