@@ -368,6 +368,25 @@ def test_prometheus_and_grafana_come_where_a_deployment_names_them_and_only_ther
     }
 
 
+def test_a_prometheus_of_ones_own_gets_its_files_from_a_command(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "watching"
+    key = tmp_path / "api_key"
+    done = fiot(
+        project, "extras", "monitoring-files", "mongo", "-o", str(folder), "--host", "10.0.0.5", "--key-file", str(key)
+    )
+    assert done.returncode == 0, done.stderr
+    scraped = yaml.safe_load((folder / "prometheus/prometheus.yaml").read_text())["scrape_configs"]
+    found = {each["labels"]["service"]: each["targets"] for job in scraped for each in job["static_configs"]}
+    assert found == {
+        "ml_serving": ["10.0.0.5:8002"], "ml_serving_mlflow": ["10.0.0.5:8001"], "ml_monitoring": ["10.0.0.5:8003"],
+    }  # fmt: skip
+    assert {job["authorization"]["credentials_file"] for job in scraped} == {str(key)}
+    assert (folder / "prometheus/rules.yaml").is_file()
+    assert len(list((folder / "grafana/dashboards").glob("*.json"))) == 3
+    wrong = fiot(project, "extras", "monitoring-files", "nothing", "-o", str(folder))
+    assert (wrong.returncode, "There is no deployment 'nothing'" in wrong.stderr) == (1, True)
+
+
 def test_the_key_reaches_prometheus_in_a_file_that_only_it_reads(own_copy: Path, tmp_path: Path) -> None:
     script = PrometheusService().compose_extras[1].default_value
     [shell, option, text] = json.loads(script.replace("$$", "$"))
