@@ -282,3 +282,8 @@ def test_two_runs_that_start_at_the_same_moment_get_different_ports() -> None:
     assert free_port(port) == port  # nobody listens there yet, and it is still ours
     assert str(port) not in other
     assert len(set(other)) == 2
+
+
+def test_prometheus_and_grafana_are_left_to_docker(tmp_path: Path) -> None:
+    with_both = {"nats": False, "mongodb": False, "mlflow": False, "prometheus": False, "grafana": False}
+    assert [server.name for server in plan(tmp_path, infrastructure=with_both).servers] == ["nats", "mongodb", "mlflow"]

@@ -40,7 +40,8 @@ class _Waiting(NamedTuple):
 class Delivery:
     """Sends what waits. Its methods run in the event loop; sending blocks a thread of its own.
 
-    A message keeps its id in every repetition: where a process ends between sending and noting that, the next one sends it again.
+    An alert and the id of its message are in the database before it is sent, unless that is away. So where a process ends between
+    sending and noting that, the next one sends the message again with the same id.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class Delivery:
             message_id = self._id_of(channel, told)
             for each in told:
                 self._note(channel.name, _entry(each), id=message_id)
-            if channel.for_people and self._persist is not None:
+            if self._persist is not None:
                 with contextlib.suppress(
                     ComplexSystemError, TimeoutError
                 ):  # the news that the database is away must go out, too
