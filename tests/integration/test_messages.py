@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from complex_system.errors import DeclarationError
+from complex_system.local.servers import free_port
 from complex_system.monitoring.alerts.channels import Channel, channels_of
 from complex_system.monitoring.alerts.messages import MessagePlan, parse_plan
 from mail_server import MailServer
@@ -135,7 +136,7 @@ async def test_one_receiver_that_fails_holds_up_no_other_and_gets_nothing_twice(
         urls = (
             f"json://127.0.0.1:{receiver.server_port}/token-4711,"
             f"mailto://127.0.0.1:{mail_server.port}?from=a@test.example&to=b@test.example,c@test.example\n"
-            "json://127.0.0.1:9/token-4712"
+            f"json://127.0.0.1:{free_port()}/token-4712"
         )
         channels = channels_of(f"http://127.0.0.1:{receiver.server_port}/hook", "", urls, "plant", UTC)
         assert [each.name for each in channels] == ["webhook", "json", "mailto", "json-2"]
