@@ -140,9 +140,15 @@ class Windows:
         for series in self._series.values():
             series.prune(clock)
 
-    def waiting(self) -> list[tuple[Opened, dict[str, Any]]]:
-        """Return the open records with their values so far."""
-        return [(opened, self._values(opened)) for opened in sorted(self._open.values(), key=lambda each: each.due)]
+    @property
+    def open(self) -> int:
+        """How many records are open."""
+        return len(self._open)
+
+    def waiting(self, limit: int) -> list[tuple[Opened, dict[str, Any]]]:
+        """Return the open records that are due first, with their values so far."""
+        first = heapq.nsmallest(limit, self._open.values(), key=lambda each: each.due)
+        return [(opened, self._values(opened)) for opened in first]
 
     def first_sequence(self) -> int | None:
         """Return the stream sequence of the first reading that an open or a later record may need; None where there is none."""
@@ -159,7 +165,7 @@ class Windows:
         for opened in self._things(batch) if self._rule.trigger.by == "thing" else self._periods(batch):
             if opened.key in found or opened.key in self._open or opened.key in self._returned:
                 continue
-            if not self._returned.is_forgotten(opened.time):
+            if not self._returned.is_forgotten(opened.machine, opened.time):
                 found.add(opened.key)
                 yield opened
 
@@ -217,7 +223,7 @@ class Windows:
                 return
         heapq.heappop(self._heap)
         del self._open[key]
-        if self._returned.is_forgotten(time):
+        if self._returned.is_forgotten(opened.machine, time):
             return
         for series in self._series.values():
             series.prune(due)
