@@ -6,6 +6,7 @@ ARGS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := .venv/.installed
 MLFLOW_STAMP := .venv-mlflow/.installed
+CLIENTS_STAMP := .venv-clients/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -42,6 +43,12 @@ $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
 	.venv-mlflow/bin/python -I src/complex_system/local/mlflow_server.py
 	@touch $@
 
+# Clients and servers of others that tests and benchmarks need, in versions that cannot live beside ours.
+$(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)
+	test -x .venv-clients/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-clients
+	@$(UV_INSTALL) --python .venv-clients/bin/python -c constraints-clients.txt 'tritonclient[grpc,http]' mlserver mlserver-lightgbm
+	@touch $@
+
 system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all
 	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
@@ -67,17 +74,17 @@ demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="-
 	@exec $(BIN)/fiot run $(DEPLOYMENT) $(if $(ONCE),--once) $(ARGS)
 
 WORKERS ?= 2
-test: install  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
+test: install $(CLIENTS_STAMP)  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-long: install  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
+test-long: install $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
 	$(MAKE) fresh-machine
 
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
 	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
-bench: install  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
+bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
 
 lint: install  ## Check style with ruff
@@ -116,6 +123,10 @@ screenshots: install  ## Take the pictures of the monitoring page in docs/images
 .PHONY: docs
 docs: install  ## Write docs/subjects.md from the declarations of the messages
 	$(BIN)/python docs/subject_reference.py
+
+.PHONY: proto
+proto: install  ## Generate Python code from serving/grpc/open_inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I src --python_out src --pyi_out src complex_system/serving/grpc/open_inference.proto
 
 .PHONY: images compose-test
 TAG ?= latest

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from complex_system.messaging import subjects
-from complex_system.protocol import database, documents, operations, promotion, serving, training, trial
+from complex_system.protocol import collection, database, documents, operations, promotion, serving, training, trial
 from complex_system.protocol.base import Event, Message, Request
 
 PAGE = Path(__file__).with_name("subjects.md")
@@ -26,6 +26,7 @@ _TOPICS: tuple[tuple[str, ModuleType], ...] = (
     ("Published by kio, and the ingest", subjects),
     ("Database", database),
     ("Documents of monitoring", documents),
+    ("Collection of readings", collection),
     ("Training", training),
     ("Decisions about the champion", promotion),
     ("Serving", serving),

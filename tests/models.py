@@ -25,9 +25,12 @@ from complex_system.local.mlflow_server import DATABASE
 from complex_system.local.servers import Server
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import Limits, PredictionEngine
+from complex_system.serving.grpc.server import GrpcServer
+from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
+from complex_system.serving.rest.endpoint import Backend
 from complex_system.tracking.model_files import FILES, digests_of
 from complex_system.tracking.signature import signed
 from complex_system.training.conformal import INTERVALS_FILE, intervals_of
@@ -270,6 +273,22 @@ async def rest_server(
             yield models, client
     finally:
         await rest.stop()
+
+
+@asynccontextmanager
+async def grpc_server(
+    dataset: Dataset, source: ModelSource, limits: Limits | None = None, api_key: str = "", **options: Any
+) -> AsyncIterator[tuple[Backend, GrpcServer]]:
+    """The gRPC interface over a source on a real socket; options are ``GrpcServer``'s."""
+    models = ModelManager(source, Pipeline(dataset))
+    await models.refresh()
+    backend = Backend(PredictionEngine(models, limits=limits), ServingMetrics(models), api_key)
+    server = GrpcServer(backend, "127.0.0.1", 0, **options)
+    await server.start()
+    try:
+        yield backend, server
+    finally:
+        await server.stop()
 
 
 def delete_version_as_older_servers(server: Server, name: str, version: str) -> None:

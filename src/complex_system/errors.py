@@ -107,7 +107,7 @@ class SourceTableError(ComplexSystemError):
 
 
 class SourceUnavailableError(ComplexSystemError):
-    """The database with the table to read does not answer; it is asked again."""
+    """The server that a source reads, or the database with its table, does not answer or refuses; it is asked again."""
 
     code = "source_unavailable"
 

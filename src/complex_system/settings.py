@@ -11,6 +11,12 @@ from typing import Literal
 
 from pydantic import BaseSettings, Field, validator
 
+GRPC_PORTS: Mapping[str, str] = {
+    "ml_serving_mlflow": "COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT",
+    "ml_serving": "COMPLEX_SYSTEM_SERVING_GRPC_PORT",
+}
+"""Variables of the ports that are open only where they are set, by service."""
+
 
 class Settings(BaseSettings):
     """The settings of a service, read from the environment when the object is made."""
@@ -149,6 +155,12 @@ class Settings(BaseSettings):
         description="Name of the folder or table in keys that are made for its rows, which keeps them when it moves; empty for "
         "the folder's name, or host, database and table",
     )
+    opcua_file: str = Field(
+        "",
+        description="Declaration of the nodes of an OPC UA server to read, such as opcua.yaml, relative to the config folder",
+    )
+    opcua_user: str = Field("", description="User at the OPC UA server, empty for none")
+    opcua_password: str = Field("", repr=False, description="Password at the OPC UA server")
     records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
     seed: int = Field(1, description="Seed of the dummy data and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in one batch of the source")
@@ -187,6 +199,17 @@ class Settings(BaseSettings):
     ingest_replicas: int = Field(1, ge=1, le=5, description="Brokers of a cluster that store each published message")
     ingest_messages: int = Field(500, ge=1, le=10_000, description="Published messages in one fetch")
     ingest_batch: int = Field(5000, ge=1, le=100_000, description="Published records in one write")
+
+    # Collection of readings, where `collect` is declared
+    collect_age: float = Field(
+        86_400.0, ge=60, description="Seconds that readings are kept in their stream; longer than any window, and any stop"
+    )
+    collect_bytes: int = Field(
+        1_073_741_824,
+        ge=1_000_000,
+        description="Bytes of readings that are kept in their stream; beyond, the oldest are dropped",
+    )
+    collect_batch: int = Field(500, ge=1, le=10_000, description="Messages with readings in one fetch")
 
     # Local run
     run_dir: str = Field(
@@ -248,6 +271,10 @@ class Settings(BaseSettings):
     serving_host: str = Field("127.0.0.1", description="Address that the REST servers bind to")
     serving_mlflow_port: int = Field(8001, ge=0, description="REST port of ml_serving_mlflow; 0 for a free one")
     serving_port: int = Field(8002, ge=0, description="REST port of ml_serving; 0 for a free one")
+    serving_mlflow_grpc_port: int = Field(0, ge=0, description="gRPC port of ml_serving_mlflow; 0 for no gRPC")
+    serving_grpc_port: int = Field(0, ge=0, description="gRPC port of ml_serving; 0 for no gRPC")
+    grpc_tls_certificate: str = Field("", description="Certificate file (PEM) of the gRPC servers; when set, they use TLS")
+    grpc_tls_key: str = Field("", description="File (PEM) of the private key of that certificate")
     serving_pipeline: Literal["local", "broker"] = Field(
         "local",
         description="Where serving processes raw records: in its own process (local), or in data_processing (broker)",

@@ -217,10 +217,15 @@ async def test_a_device_publishes_on_its_subject_is_acknowledged_and_hears_nobod
     async with guest(nats_server) as everybody, guest(nats_server, "press-4") as device:
         acknowledged = await device.client.jetstream().publish("ingest-raw-datapoints.press-4", b"{}")
         assert acknowledged.stream == "INGEST_RAW_DATAPOINTS"
+        await device.client.publish("things.press-4.temperature", b"1")
+        await device.client.publish("v1.thing.press-4.temperature", b"1")
         assert await device.refusals() == set()
         foreign = (
             "ingest-raw-datapoints",
             "ingest-raw-datapoints.press-5",
+            "things.press-5.temperature",
+            "things.press-4",
+            "v1.thing.press-5.temperature",
             "save-many-raw-datapoints",
             "get-prediction",
             *STREAMS,

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import httpx
 import msgspec
 import pyarrow as pa
@@ -32,6 +33,7 @@ from complex_system.messaging.subjects import PREDICT, event_subject
 from complex_system.protocol.serving import PREDICTION_MADE, PredictedRecord, PredictionMade
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
 from complex_system.protocol.trial import SUGGEST_SETTINGS, SuggestRequest
+from complex_system.serving.grpc import open_inference_pb2 as pb
 from complex_system.serving.models.mlflow import MlflowChampionSource
 from complex_system.settings import Settings
 from complex_system.tracking.model_files import SAMPLE_FILE
@@ -378,6 +380,51 @@ async def test_a_taken_port_ends_the_start_and_names_the_setting(settings: Setti
                 pass
 
 
+async def test_over_grpc_the_service_predicts_announces_and_ends_open_calls(
+    settings: Settings, tester: TesterService, publish: Any, laboratory: Laboratory
+) -> None:
+    name, version = await asyncio.to_thread(publish, 100.0)
+    port = free_port()
+    own = settings.copy(update={"serving_mlflow_grpc_port": port, "api_key": "secret"})
+    record = laboratory.complete_record()
+    request = pb.ModelInferRequest(model_name="champion")
+    for field in ("material_id", "rohwert_1_labormessung"):
+        datatype = "BYTES" if field == "material_id" else "FP64"
+        request.inputs.add(name=field, shape=[1], datatype=datatype)
+    request.inputs[0].contents.bytes_contents.append(record["material_id"].encode())
+    request.inputs[1].contents.fp64_contents.append(record["rohwert_1_labormessung"])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            pb.ModelInferRequest.SerializeToString,
+            pb.ModelInferResponse.FromString,
+        )
+        async with running(Ear, settings) as ear, serving(own) as (_, client):
+            await ready(client)
+            answer = await infer(request, metadata=(("x-api-key", "secret"),), wait_for_ready=True, timeout=20)
+            assert (answer.parameters["registered_name"].string_param, answer.model_version) == (name, version)
+            raw = {field: record[field] for field in ("material_id", "rohwert_1_labormessung")}
+            body = {"records": [raw]}
+            over_rest = (await client.post("/predict", json=body, headers={"X-API-Key": "secret"})).json()
+            assert list(answer.outputs[0].contents.fp32_contents) == over_rest["predictions"]
+            await eventually(lambda: len(ear.predictions) == 2)
+            assert ear.predictions[0].prediction == ear.predictions[1].prediction == over_rest["predictions"][0]
+            text = (await client.get("/metrics", headers={"X-API-Key": "secret"})).text
+            assert 'route="/inference.GRPCInferenceService/ModelInfer",status="200"' in text
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await infer(request, timeout=20)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(grpc.aio.AioRpcError) as gone:
+            await infer(request, timeout=20)
+        assert gone.value.code() == grpc.StatusCode.UNAVAILABLE
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(StartError, match="COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT"),
+    ):
+        async with running(MlServingMlflowService, own):
+            pass
+
+
 _SERVE_ONCE = """
 import asyncio, json, sys
 from complex_system.domain.laboratory import Laboratory
@@ -394,7 +441,7 @@ async def main():
                 await asyncio.sleep(0.05)
         result = await service.engine.predict([Laboratory(1).complete_record()])
     await connection.close()
-    frameworks = {"torch", "tensorflow", "keras", "lightgbm", "sklearn", "wandb", "onnx", "pymongo", "mariadb"}
+    frameworks = {"torch", "tensorflow", "keras", "lightgbm", "sklearn", "wandb", "onnx", "pymongo", "mariadb", "grpc"}
     print(json.dumps({"predictions": result.predictions, "imported": sorted(frameworks & set(sys.modules))}))
 
 asyncio.run(main())

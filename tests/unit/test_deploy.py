@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -25,7 +26,9 @@ import yaml
 from complex_system.deploy.containers import container_variables, homeless_secrets
 from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
 from complex_system.deploy.images import build_command, build_images
+from complex_system.deploy.observability import KEY_FILE
 from complex_system.errors import StartError
+from complex_system.infrastructure import PrometheusService
 from complex_system.local.mlflow_server import COLLECT_SECONDS
 from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, free_port
@@ -308,6 +311,73 @@ def test_secrets_that_an_env_adds_go_where_they_belong() -> None:
     assert homeless_secrets(["mlflow", "nats"], given) == ["MY_TOKEN"]
 
 
+def test_prometheus_and_grafana_come_where_a_deployment_names_them_and_only_there(own_copy: Path) -> None:
+    before = compose(own_copy, "mongo")
+    assert not {"prometheus", "grafana"} & set(before["services"])
+    assert not (own_copy / "build/deployments/mongo/prometheus").exists()
+    declared = own_copy / "deployments/mongo/deployment.yaml"
+    text = declared.read_text().replace("  mlflow:\n", "  mlflow:\n  prometheus:\n  grafana:\n")
+    declared.unlink()
+    declared.write_text(text)
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 1
+    assert "COMPLEX_SYSTEM_GRAFANA_PASSWORD" in done.stderr
+    assert fiot(own_copy, "extras", "init-env", "mongo", "--add").returncode == 0
+    with (own_copy / "deployments/mongo/.env").open("a") as file:
+        file.write("COMPLEX_SYSTEM_ALERTMANAGER=alerts.example.org:9093\nCOMPLEX_SYSTEM_SERVING_PORT=9002\n")
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no container gets") == 0
+    built, after = own_copy / "build/deployments/mongo", compose(own_copy, "mongo")
+    services = after["services"]
+    assert set(services) == {*before["services"], "prometheus", "grafana"}
+    for service, content in before["services"].items():
+        assert {**services[service], "environment": {}, "ports": []} == {**content, "environment": {}, "ports": []}, service
+
+    secrets = secrets_of(own_copy, "mongo")
+    prometheus, grafana = services["prometheus"], services["grafana"]
+    assert re.fullmatch(r"prom/prometheus:v\d+\.\d+\.\d+", prometheus["image"])
+    assert re.fullmatch(r"grafana/grafana:\d+\.\d+\.\d+", grafana["image"])
+    assert prometheus["environment"]["API_KEY"] == secrets["COMPLEX_SYSTEM_API_KEY"]
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == secrets["COMPLEX_SYSTEM_GRAFANA_PASSWORD"]
+    for name in ("prometheus", "grafana"):
+        held = variables(own_copy, "mongo", name)
+        assert len([value for value in secrets.values() if value in held.values()]) == 1
+        assert services[name]["ports"][0].startswith("127.0.0.1:")
+        for volume in services[name]["volumes"]:
+            source, target, *_ = volume.split(":")
+            assert not source.startswith("./") or (built / source).is_dir(), (source, target)
+    assert "./prometheus:/etc/prometheus:ro" in prometheus["volumes"]
+
+    scraped = yaml.safe_load((built / "prometheus/prometheus.yaml").read_text())
+    targets = [target for job in scraped["scrape_configs"] for each in job["static_configs"] for target in each["targets"]]
+    inside = {service: services[service]["ports"][0].rsplit(":", 1)[1] for service in ("ml_serving", "ml_monitoring")}
+    assert f"ml_serving:{inside['ml_serving']}" in targets
+    assert f"ml_monitoring:{inside['ml_monitoring']}" in targets
+    assert len(targets) == 3
+    [manager] = scraped["alerting"]["alertmanagers"]
+    assert manager["static_configs"][0]["targets"] == ["alerts.example.org:9093"]
+    assert secrets["COMPLEX_SYSTEM_API_KEY"] not in (built / "prometheus/prometheus.yaml").read_text()
+    [source] = yaml.safe_load((built / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert {path.name for path in (built / "grafana/dashboards").iterdir()} == {
+        "overview.json",
+        "serving.json",
+        "data-flow.json",
+    }
+
+
+def test_the_key_reaches_prometheus_in_a_file_that_only_it_reads(own_copy: Path, tmp_path: Path) -> None:
+    script = PrometheusService().compose_extras[1].default_value
+    [shell, option, text] = json.loads(script.replace("$$", "$"))
+    text = text.replace(KEY_FILE, str(tmp_path / "key")).replace("exec prometheus", "exec echo")
+    environment = {"API_KEY": 'it\'s "secret"', "KEPT": "5d", "PATH": os.environ["PATH"]}
+    done = subprocess.run([shell, option, text], env=environment, text=True, capture_output=True, check=True)
+    assert (tmp_path / "key").read_text() == environment["API_KEY"]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert "--storage.tsdb.retention.time=5d" in done.stdout
+
+
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
 def test_every_container_is_confined(configured: Path, deployment: str) -> None:
     for name, service in compose(configured, deployment)["services"].items():
@@ -375,6 +445,43 @@ def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(own_copy: Path
     assert holders == ["nats"]
 
 
+COLLECTED = """name: press
+target: strength
+columns: [{name: temp, type: number, optional: true, fill: 20}, {name: strength, type: number, optional: true}]
+pipeline: [{step: keep, column: temp}]
+collect:
+  things: [press-4.*]
+  columns: {temp: {name: temperature, over: 10s, take: mean}}
+  record: {on: every 10s}
+"""
+
+
+def test_a_deployment_collects_readings_only_where_its_data_set_declares_it(own_copy: Path) -> None:
+    folder = own_copy / "deployments" / "mongo"
+    before = {
+        name: (own_copy / "build/deployments/mongo" / name).read_text() for name in ("docker-compose.yaml", "users.conf")
+    }
+    assert not any("thing" in text for text in before.values())
+    (folder / "config_dir").unlink()
+    (folder / "config_dir").mkdir()
+    (folder / "config_dir" / "dataset.yaml").write_text(COLLECTED)
+    done = fiot(own_copy, "config", "mongo")
+    assert (done.returncode, f"{PASSWORD_VARIABLE}THING_COLLECTION" in done.stderr) == (1, True)
+    assert fiot(own_copy, "extras", "init-env", "--add", "mongo").returncode == 0
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    services = compose(own_copy, "mongo")["services"]
+    assert {*services} - {*yaml.safe_load(before["docker-compose.yaml"])["services"]} == {"thing_collection"}
+    own = services["thing_collection"]
+    assert (own["image"], own["read_only"]) == ("complex_system/thing_collection:latest", True)
+    assert any(volume.endswith(":/etc/fastiot:ro") for volume in own["volumes"])
+    assert variables(own_copy, "mongo", "thing_collection")["FASTIOT_NATS_USER"] == "thing_collection"
+    users = (own_copy / "build/deployments/mongo/users.conf").read_text().splitlines()
+    added = {line.split('"')[1] for line in users if "{ user:" in line and line not in before["users.conf"]}
+    assert "thing_collection" in added
+    fiot_user = users.index(next(line for line in users if 'user: "fiot"' in line))
+    assert '"v1.thing.>"' in users[fiot_user + 1]
+
+
 def test_an_env_of_an_earlier_release_is_completed_on_request(own_copy: Path) -> None:
     path = own_copy / "deployments" / "mongo" / ".env"
     before = path.read_text()
@@ -412,6 +519,24 @@ def test_an_address_to_bind_to_can_be_chosen(own_copy: Path) -> None:
     path.write_text(before + "COMPLEX_SYSTEM_BIND_ADDRESS=10.0.0.5\n")
     assert fiot(own_copy, "config", "integration_test").returncode == 0
     assert "10.0.0.5:4222:4222" in compose(own_copy, "integration_test")["services"]["nats"]["ports"]
+
+
+def test_grpc_is_published_only_where_its_port_is_set(own_copy: Path) -> None:
+    def published(name: str) -> list[str]:
+        ports: list[str] = compose(own_copy, "mongo")["services"][name]["ports"]
+        return ports
+
+    before = {name: published(name) for name in ("ml_serving_mlflow", "ml_serving")}
+    assert all(len(ports) == 1 for ports in before.values())
+    path = own_copy / "deployments" / "mongo" / ".env"
+    settings = ("SERVING_MLFLOW_GRPC_PORT=8011", "SERVING_GRPC_PORT=0", "GRPC_TLS_KEY=/etc/fastiot/key.pem")
+    path.write_text(path.read_text() + "".join(f"COMPLEX_SYSTEM_{each}\n" for each in settings))
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    assert published("ml_serving_mlflow") == [*before["ml_serving_mlflow"], "127.0.0.1:8011:8011"]
+    assert published("ml_serving") == before["ml_serving"]
+    assert variables(own_copy, "mongo", "ml_serving_mlflow")["COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT"] == "8011"
+    assert "COMPLEX_SYSTEM_GRPC_TLS_KEY" in variables(own_copy, "mongo", "ml_serving")
+    assert "COMPLEX_SYSTEM_GRPC_TLS_KEY" not in variables(own_copy, "mongo", "ml_consumer")
 
 
 def test_the_deployments_ship_one_broker_configuration() -> None:

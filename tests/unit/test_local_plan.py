@@ -186,6 +186,15 @@ def test_a_taken_port_of_a_service_is_reported_and_a_free_one_passed_on(tmp_path
     assert f"Port {taken_port} of ml_serving_mlflow is taken" in made.notes[0]
 
 
+def test_grpc_gets_a_port_only_where_one_is_set(tmp_path: Path, taken_port: int) -> None:
+    variable = "COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT"
+    assert variable not in plan(tmp_path).services[0].environment
+    made = plan(tmp_path, {variable: str(taken_port)})
+    [service] = made.services
+    assert int(service.environment[variable]) not in (0, taken_port, service.port)
+    assert f"Port {taken_port} of ml_serving_mlflow is taken; it uses {service.environment[variable]}." in made.notes
+
+
 def test_a_preferred_port_that_is_free_is_used(tmp_path: Path, taken_port: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -12,9 +12,11 @@ from pathlib import Path
 import yaml
 
 from complex_system.deploy import ACCOUNTS_FILE, MLFLOW_SCRIPT, USERS_FILE
+from complex_system.deploy.observability import write_deployment_files
 from complex_system.local import mlflow_server
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import DEVICE_VARIABLE, PASSWORD_VARIABLE, authorization, broker_users, service_user
+from complex_system.settings import GRPC_PORTS
 
 ENVIRONMENTS = "env"
 """Folder of a built deployment with a file of variables for each container."""
@@ -32,6 +34,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "FASTIOT_MONGO_DB_PASSWORD": ("database_mongo",),
     "FASTIOT_MARIA_DB_PASSWORD": ("database_maria",),
     "COMPLEX_SYSTEM_API_KEY": _REST,
+    "COMPLEX_SYSTEM_GRPC_TLS_KEY": tuple(GRPC_PORTS),
     "COMPLEX_SYSTEM_MODEL_KEY": (*_TRAINERS, "ml_consumer", "ml_serving", "ml_serving_mlflow"),
     "COMPLEX_SYSTEM_SOURCE_TABLE_URL": ("dummy_data_generation",),
     "COMPLEX_SYSTEM_WEBHOOK_URL": ("ml_monitoring",),
@@ -45,7 +48,11 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 }
 """The containers that get a secret. Servers get theirs from the compose file, the broker's users are added by name."""
 
-_FOR_OPERATORS = ("COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD", "COMPLEX_SYSTEM_MLFLOW_SECRET_KEY")
+_FOR_OPERATORS = (
+    "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD",
+    "COMPLEX_SYSTEM_MLFLOW_SECRET_KEY",
+    "COMPLEX_SYSTEM_GRAFANA_PASSWORD",
+)
 """Secrets that the compose file gives to a server, and nobody else needs."""
 _SECRET = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|KEY|CREDENTIAL|WEBHOOK")
 _URL_WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
@@ -73,6 +80,7 @@ class Container:
         tmpfs: Writable folders in memory, with their options.
         volumes: Further writable folders, as named volumes.
         read_only: Folders of volumes that it only reads.
+        optional_port: Variable of a port that is published where it is set.
     """
 
     memory: str = "1g"
@@ -81,6 +89,7 @@ class Container:
     tmpfs: tuple[str, ...] = ("/tmp:size=256m", _HOME)  # noqa: S108 - a path in the container
     volumes: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ("/etc/fastiot",)
+    optional_port: str = ""
 
 
 # The public images of the databases start as root, give the data to their own user (CHOWN, and DAC_OVERRIDE to find what is not
@@ -97,12 +106,17 @@ CONTAINERS: Mapping[str, Container] = {
         memory="2g", capabilities=_BECOMES_A_USER, tmpfs=("/run/mysqld:mode=1777,size=1m",), volumes=("mariadb_tmp:/tmp",)
     ),
     "mlflow": Container(memory="2g", tmpfs=("/tmp:size=512m", "/root:size=64m")),  # noqa: S108
+    # Their volumes may belong to whoever deploys.
+    "prometheus": Container(memory="1g", capabilities=("DAC_OVERRIDE",), tmpfs=(_TMP,), read_only=()),
+    "grafana": Container(memory="512m", capabilities=("DAC_OVERRIDE",), tmpfs=(_TMP,), read_only=()),
     "ml_lightgbm_regression_mlflow": Container(memory="2g"),
     "ml_pytorch_regression_mlflow": Container(memory="2g"),
     "ml_pytorch_regression": Container(memory="2g"),
     "ml_tensorflow_regression_mlflow": Container(memory="3g"),
-    "ml_serving_mlflow": Container(memory="2g"),
-    "ml_serving": Container(memory="2g", read_only=("/etc/fastiot", "/var/lib/wandb")),
+    "ml_serving_mlflow": Container(memory="2g", optional_port=GRPC_PORTS["ml_serving_mlflow"]),
+    "ml_serving": Container(
+        memory="2g", read_only=("/etc/fastiot", "/var/lib/wandb"), optional_port=GRPC_PORTS["ml_serving"]
+    ),
 }
 """Containers that need something else than :class:`Container`'s defaults."""
 
@@ -132,7 +146,7 @@ def container_variables(name: str, environment: Mapping[str, str], configuration
     if name == "mlflow":
         ours = set(OWNERS)
         return {each: value for each, value in environment.items() if each.startswith(_OF_MLFLOW) and each not in ours}
-    if name in ("mongodb", "mariadb"):
+    if name in ("mongodb", "mariadb", "prometheus", "grafana"):
         return {}
     found = {
         variable: value
@@ -172,6 +186,7 @@ def write_container_files(folder: Path, services: Iterable[str], environment: Ma
     if "mlflow" in content["services"]:
         (folder / ACCOUNTS_FILE).write_text(_ACCOUNTS, encoding="utf-8")
         shutil.copyfile(mlflow_server.__file__, folder / MLFLOW_SCRIPT)
+    write_deployment_files(folder, services, content, environment)
     (folder / ENVIRONMENTS).mkdir(mode=0o700, exist_ok=True)
     for name in content["services"]:
         lines = [

@@ -129,6 +129,7 @@ class RecordRule(Declared):
         "the time; by default measurement_id where records are made on it, else time",
     )
     wait: float | str = Field(5.0, description="How long late readings are waited for: seconds, or a text such as 5s")
+    predict: bool = Field(False, description="Whether a prediction is asked for as soon as a record is complete")
     longest: float | str = Field(
         3600.0, description="With on: measurement_id, how long a measurement may take; one that takes longer makes no record"
     )

@@ -14,7 +14,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.local.credentials import MODEL_KEY_FILE, kept_secret, model_key
 from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, NatsServer, Server, free_port
-from complex_system.settings import Settings
+from complex_system.settings import GRPC_PORTS, Settings
 from complex_system.tracking.connection import without_secrets
 
 TRAINER_SERVICES = {
@@ -30,6 +30,7 @@ _UNSIGNED = (
     "models are not signed, because the data of this run are from before it had a key: start it with --fresh, "
     "or put a key of your own into {path} and have all trainers train once"
 )
+_WITH_DOCKER_ONLY = ("prometheus", "grafana")
 SOURCE = "dummy_data_generation"
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
@@ -277,6 +278,8 @@ def _servers(
     own: list[Server] = []
     external: list[ExternalServer] = []
     for name, elsewhere in deployment.infrastructure.items():
+        if name in _WITH_DOCKER_ONLY:
+            continue
         kind = SERVERS.get(name)
         if kind is None:
             raise StartError(
@@ -322,6 +325,9 @@ def _service(service: DeployedService, shared: Mapping[str, str], given: Mapping
         environment[name] = str(chosen)
         if not variable:
             variable, port = name, chosen
+    grpc = GRPC_PORTS.get(service.name, "")
+    if wanted := grpc and _port(grpc, given, 0):
+        environment[grpc] = str(ports.take(service.name, wanted))
     return PlannedService(
         service.name,
         service.module,

@@ -9,19 +9,20 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from complex_system.deploy import COLLECTION, declares_collection
 from complex_system.errors import StartError
 from complex_system.local.credentials import write_client_file
 from complex_system.local.display import Display, champion_error, quality_text
 from complex_system.local.folder import RunEnvironment, only_run, remove_data, write_environment
 from complex_system.local.live import make_display
 from complex_system.local.logs import StatusFile, logging_to
-from complex_system.local.plan import Deployment, Plan, make_plan, run_directory
+from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan, run_directory
 from complex_system.local.processes import MARK, stop_leftovers
 from complex_system.local.scenario import ScenarioDemo, scenario_environment
 from complex_system.local.state import Process, RunState
@@ -89,7 +90,7 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
             remove_data(directory)
         if chosen and chosen.keyless:
             chosen.remember_file(directory)
-        plan = make_plan(deployment, directory, variables, locked=options.locked)
+        plan = make_plan(_with_collection(deployment, variables), directory, variables, locked=options.locked)
         client_file = directory / CLIENT_FILE
         client_file.unlink(missing_ok=True)
         try:
@@ -101,6 +102,15 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
             raise StartError(f"The folder {directory} cannot be written: {error.strerror or error}.") from error
         with logging_to(plan.logs / "runner.log", plan.settings):
             return asyncio.run(Run(plan, options, left).main())
+
+
+def _with_collection(deployment: Deployment, options: Mapping[str, str]) -> Deployment:
+    """Return the deployment with the service that collects readings if the data set of the run declares it, otherwise without."""
+    chosen = {**deployment.environment, **options}.get("FASTIOT_CONFIG_DIR", str(deployment.config_dir))
+    services = [service for service in deployment.services if service.name != COLLECTION]
+    if declares_collection(Path(chosen)):
+        services.append(DeployedService(COLLECTION, f"complex_system_services.{COLLECTION}.run"))
+    return replace(deployment, services=tuple(services))
 
 
 class Run:

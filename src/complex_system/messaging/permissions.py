@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from complex_system.messaging import subjects
+from complex_system.messaging import readings, subjects
 from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
+from complex_system.messaging.ingest.thing_publisher import THINGS
 from complex_system.messaging.lease import bucket_of
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
-from complex_system.protocol import database, documents, operations, promotion, serving, training, trial
+from complex_system.protocol import collection, database, documents, operations, promotion, serving, training, trial
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT
 
@@ -50,11 +51,14 @@ def _consumes(stream: str, consumer: str) -> tuple[str, ...]:
     return (*requests, f"$JS.ACK.{stream}.{consumer}.>", f"$JS.ACK.*.*.{stream}.{consumer}.>")
 
 
-def _leases(service: str) -> tuple[str, ...]:
-    bucket = bucket_of(service)
+def _keeps(bucket: str) -> tuple[str, ...]:
     stream = f"KV_{bucket}"
     reads = (f"$JS.API.STREAM.MSG.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>")
     return (*_manages(stream), *reads, f"$KV.{bucket}.>")
+
+
+def _leases(service: str) -> tuple[str, ...]:
+    return _keeps(bucket_of(service))
 
 
 _INGEST = (
@@ -122,7 +126,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
         asks=(subjects.SAVE_RAW, documents.SAVE_DOCUMENTS, documents.GET_DOCUMENTS),
         announces=(operations.SCENARIO_CHANGED,),
-        jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", *_leases("dummy_data_generation")),
+        jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", f"{THINGS}.>", *_leases("dummy_data_generation")),
     ),
     "ml_lightgbm_regression_mlflow": _TRAINER,
     "ml_pytorch_regression_mlflow": _TRAINER,
@@ -179,6 +183,26 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         asks=(subjects.PROCESS_RAW, subjects.PREDICT),
         announces=(serving.PREDICTION_MADE, serving.PREDICTION_FAILED),
     ),
+    "thing_collection": ServiceSubjects(
+        answers=(collection.GET_COLLECTION,),
+        asks=(
+            subjects.SAVE_RAW,
+            subjects.PREDICT,
+            database.GET_RAW_BY_KEYS,
+            documents.SAVE_DOCUMENTS,
+            documents.GET_DOCUMENTS,
+            documents.DELETE_DOCUMENTS,
+        ),
+        jetstream=(
+            *_manages(readings.STREAM),
+            *(
+                f"$JS.API.CONSUMER.{action}.{readings.STREAM}.{readings.CONSUMER}"
+                for action in ("CREATE", "DELETE", "MSG.NEXT")
+            ),
+            *_keeps(readings.BUCKET),
+            *_leases("thing_collection"),
+        ),
+    ),
     "ml_monitoring": ServiceSubjects(
         answers=(operations.GET_ALERTS, operations.GET_MONITORING, operations.TEST_MESSAGES),
         hears=(
@@ -197,6 +221,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
             *_TRIALS,
             promotion.GET_PROMOTION,
             promotion.DECIDE_ON_CHAMPION,
+            collection.GET_COLLECTION,
             database.GET_COUNTS,
             database.GET_INGEST_COUNTS,
             database.GET_TIME,
@@ -216,6 +241,8 @@ SERVICES: Mapping[str, ServiceSubjects] = {
 
 def declared_subjects() -> tuple[str, ...]:
     """Return the names of all declared subjects, sorted; those of the services' health not among them."""
-    modules: tuple[ModuleType, ...] = (subjects, database, documents, operations, promotion, serving, training, trial)
+    modules: tuple[ModuleType, ...] = (
+        subjects, collection, database, documents, operations, promotion, serving, training, trial,
+    )  # fmt: skip
     found = {each.name for module in modules for each in vars(module).values() if isinstance(each, Request | Event)}
     return tuple(sorted(found))

@@ -14,6 +14,7 @@ from typing import Any
 from complex_system.errors import StartError
 from complex_system.messaging.nats_client import inbox_prefix
 from complex_system.messaging.permissions import PUBLISHED, SERVICES, declared_subjects
+from complex_system.messaging.readings import FASTIOT, PLAIN
 from complex_system.messaging.subjects import INGEST_RAW
 from complex_system.protocol.base import Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
@@ -74,23 +75,29 @@ def service_user(service: str) -> BrokerUser:
     )
 
 
-def fiot_user() -> BrokerUser:
+def fiot_user(*, things: bool = False) -> BrokerUser:
     """Return the user of published FastIoT programs: kio's requests, and replies on FastIoT's inboxes (``_INBOX<digits>``).
 
     An inbox of FastIoT's is one token of any name, so the user may subscribe to any such name, except declared ones. The broker takes
     ``>`` for one token, too, and would deliver everything; subjects of several tokens are denied for that reason.
+
+    Args:
+        things: Whether it publishes FastIoT's Things, which the deployment collects.
     """
     return BrokerUser(
         name=FIOT,
         variable=PASSWORD_VARIABLE + FIOT.upper(),
-        publish=_names(PUBLISHED),
+        publish=(*_names(PUBLISHED), *((f"{FASTIOT}.>",) if things else ())),
         subscribe=("*",),
         denied=(*declared_subjects(), "*.>"),
     )
 
 
 def device_user(device: str) -> BrokerUser:
-    """Return the user of a device, which publishes records on ``ingest-raw-datapoints.<device>`` and hears acknowledgements.
+    """Return the user of a device, which publishes records and readings under its own name and hears acknowledgements.
+
+    Records go to ``ingest-raw-datapoints.<device>``, readings to ``things.<device>.<name>`` or, as FastIoT sends them, to
+    ``v1.thing.<device>.<name>``.
 
     Raises:
         StartError: A device cannot have this name, or another user has it.
@@ -103,7 +110,8 @@ def device_user(device: str) -> BrokerUser:
     if device in {FIOT, OPERATOR, *SERVICES}:
         raise StartError(f"'{device}' is a user of the system; choose another name for the device.")
     variable = DEVICE_VARIABLE + device.upper().replace(".", "__").replace("-", "_")
-    return BrokerUser(device, variable, publish=(f"{INGEST_RAW.name}.{device}",), subscribe=(_inbox(device),))
+    publish = (f"{INGEST_RAW.name}.{device}", f"{PLAIN}.{device}.>", f"{FASTIOT}.{device}.>")
+    return BrokerUser(device, variable, publish=publish, subscribe=(_inbox(device),))
 
 
 def devices_in(environment: Iterable[str]) -> tuple[BrokerUser, ...]:
@@ -118,7 +126,9 @@ def broker_users(services: Iterable[str], environment: Iterable[str] = ()) -> tu
     Raises:
         StartError: A service declares no subjects, or a device's variable names none.
     """
-    return (*(service_user(service) for service in services), fiot_user(), *devices_in(environment))
+    names = tuple(services)
+    users = (service_user(service) for service in names)
+    return (*users, fiot_user(things="thing_collection" in names), *devices_in(environment))
 
 
 def authorization(users: Iterable[BrokerUser], passwords: Mapping[str, str] | None = None, *, default: str = "") -> str:

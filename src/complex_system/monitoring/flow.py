@@ -1,4 +1,4 @@
-"""Records on their way: counts and rates in the database, reasons of rejections, and the newest that were predicted."""
+"""Records on their way: readings that become records, counts and rates in the database, rejections, the newest predicted ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import asdict
 
 from complex_system.domain.records import Record
 from complex_system.monitoring.points import Figures
+from complex_system.protocol.collection import CollectionState
 from complex_system.protocol.database import IngestCounts, RecordCounts, Rejection
 from complex_system.protocol.serving import Origin, PredictedRecord
 
@@ -24,6 +26,8 @@ ASKED_FOR = 86_400.0
 """... for so many seconds after the newest of them."""
 RATE_PERIOD = 60.0
 """Seconds over which rates are averaged."""
+SENSORS = 200
+"""Sensors that have figures of their own: each is in the history, in MLflow and in Prometheus."""
 COUNTED = ("raw", "processed", "labelled", "rejected")
 REASONS = ("new_category", "out_of_range", "missing", "other")
 """Why records are rejected."""
@@ -92,9 +96,14 @@ class LiveWindow:
 
 
 class RecordFlow:
-    """Record counts of the database over time, and the newest rejections by column and reason. Times are seconds since 1970."""
+    """Record counts of the database over time, and the newest rejections by column and reason. Times are seconds since 1970.
+
+    Attributes:
+        collection: The sensors, and what waits, as the collection of readings has said last; None where it does not answer.
+    """
 
     def __init__(self) -> None:
+        self.collection: CollectionState | None = None
         self._counts: deque[tuple[float, RecordCounts]] = deque()
         self._rejections: deque[tuple[float, str, str, str]] = deque()
         self._outside: deque[tuple[float, str, int]] = deque()
@@ -150,12 +159,13 @@ class RecordFlow:
     def figures(self) -> Figures:
         """Return figures.
 
+        ``sensors/<figure>`` by sensor, ``collection/<figure>``;
         ``ingest/waiting``, ``in_flight``, ``dead``, ``stopped_sources``, ``conflicts``; ``records/<count>`` and
         ``records/<count>_per_second``; over the last five minutes ``rejected/count`` (new raw records, the
         samples behind the next ones), ``rejected/share``, ``rejected/<reason>``, and by column ``data/new_categories`` and
         ``data/outside`` (counts: of values that were taken outside of their range), ``data/rejected_out_of_range`` (a share, of both).
         """
-        figures = Figures()
+        figures = _of_collection(self.collection)
         if self._ingest is not None and self._ingest.waiting is not None:
             numbers = {
                 "waiting": self._ingest.waiting,
@@ -197,6 +207,24 @@ def reasons_of(text: str) -> list[tuple[str, str]]:
             reason = next((reason for sign, reason in _SIGNS.items() if sign in problem), "other")
             found.append((column, reason))
     return found or [("", "other")]
+
+
+def _of_collection(state: CollectionState | None) -> Figures:
+    figures = Figures()
+    if state is None:
+        return figures
+    for sensor in state.sensors[:SENSORS]:
+        figures.add("sensors", {"silent": sensor.silent, "per_second": sensor.per_second}, sensor.name)
+        if sensor.age is not None:
+            figures.add("sensors", {"age": sensor.age}, sensor.name)
+    numbers = {
+        "behind": state.behind,
+        "per_second": state.per_second,
+        "waiting_records": state.waiting_records,
+        "waiting_labels": state.waiting_labels,
+    }
+    figures.add("collection", {**numbers, **asdict(state.counts)})
+    return figures
 
 
 def _by_name(counts: RecordCounts) -> dict[str, int]:

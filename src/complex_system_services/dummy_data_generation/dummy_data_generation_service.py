@@ -32,6 +32,7 @@ from complex_system.protocol.operations import (
     ScenarioState,
     State,
 )
+from complex_system.service_layer.readings.opcua import OpcUaReadings
 from complex_system.sources.delivery import Delivery, source_name
 from complex_system.sources.file_source import FileSource
 from complex_system.sources.folder_source import FolderSource
@@ -67,11 +68,14 @@ class DummyDataGenerationService(SystemService):
         """Sources of other files, folders and tables, or with another seed, run beside each other."""
         settings = self.settings
         source = source_name(settings) if settings.source_table or settings.source_folder else settings.source_file
+        source = settings.opcua_file or source
         return hashlib.sha256(f"{self.dataset.name}\0{source or settings.seed}".encode()).hexdigest()[:16]
 
-    def _declared_source(self) -> FileSource | FolderSource | TableSource | None:
+    def _declared_source(self) -> FileSource | FolderSource | TableSource | OpcUaReadings | None:
         """Return the source that the settings name; None for lab records."""
         settings, documents = self.settings, DocumentClient(self)
+        if settings.opcua_file:
+            return OpcUaReadings(self)
         if settings.source_table:
             return TableSource(self, self._delivery, documents)
         if settings.source_folder:

@@ -39,7 +39,7 @@ from complex_system.monitoring.services import Host
 from complex_system.protocol import database, operations, promotion, serving, training
 from complex_system.protocol.base import Empty
 from complex_system.service_layer.monitoring.alerting import alerting_of
-from complex_system.service_layer.monitoring.keeper import DatabaseClock, HistoryKeeper
+from complex_system.service_layer.monitoring.keeper import LOOK_SECONDS, DatabaseClock, HistoryKeeper, collection_look
 from complex_system.service_layer.monitoring.reference_source import ReferenceSource, crowned_at
 from complex_system.service_layer.monitoring.trials import TrialClient
 from complex_system.tracking.connection import load_mlflow
@@ -126,6 +126,8 @@ class MlMonitoringService(SystemService):
         self.every(settings.monitoring_interval, self._count)
         self.every(self.ask_interval, self._keeper.ask_targets)
         self.every(self.ask_interval, self._ask_promotion)
+        if self.dataset.collect:
+            self.every(LOOK_SECONDS, collection_look(self, self.monitor.flow))
         for turn in self._alerts.delivery.turns():
             self.every(self.deliver_interval, turn)
 
@@ -241,7 +243,7 @@ class MlMonitoringService(SystemService):
             drift = None
             if records and reference is not None:
                 drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
-            figures = self.monitor.point(Figures(self._host.figures() | self._alerts.delivery.figures()), drift)
+            figures = self.monitor.point(Figures(self._host.figures() | self._alerts.figures()), drift)
             self._buffer.add(figures, datetime.fromtimestamp(self.monitor.at, UTC))
             if self.may_act:
                 await self._alerts.evaluate(self.monitor.at, figures, drift)

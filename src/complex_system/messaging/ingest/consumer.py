@@ -209,17 +209,30 @@ class Pull:
     The fetch of nats-py has no bound in bytes: hundreds of messages of the largest size would not fit into memory.
     """
 
-    def __init__(self, client: Client, messages: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        messages: int,
+        max_bytes: int,
+        subject: str = _NEXT,
+        *,
+        expires: float = _EXPIRES,
+        acknowledged: bool = True,
+    ) -> None:
         """Prepare the inbox without contacting the broker.
 
         Args:
             client: The connection.
             messages: Maximum messages of a batch.
             max_bytes: Maximum bytes of a batch; must exceed the largest message, which would never arrive otherwise.
+            subject: Where the consumer takes requests for batches; by default the ingest's.
+            expires: Seconds to wait for the first message where none is there.
+            acknowledged: Whether the consumer's messages are acknowledged, so that those that arrive too late go back.
         """
         self._client = client
         self._messages = messages
         self._max_bytes = max_bytes
+        self._subject, self._expires, self._acknowledged = subject, expires, acknowledged
         self._inbox = client.new_inbox()
         self._asked = 0
         self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
@@ -238,7 +251,7 @@ class Pull:
         with contextlib.suppress(NatsError):
             # Also without a connection: after a reconnect the inbox would fill again, unread.
             await self._subscription.unsubscribe()
-            while not self._arrived.empty():
+            while self._acknowledged and not self._arrived.empty():
                 late = self._arrived.get_nowait()
                 if _status(late) is None:
                     await late.nak()
@@ -251,7 +264,7 @@ class Pull:
         """
         found = await self._collect({"batch": self._messages, "no_wait": True}, stopping)
         if not found and not stopping.is_set():
-            found = await self._collect({"batch": 1, "expires": int(_EXPIRES * 1e9)}, stopping)
+            found = await self._collect({"batch": 1, "expires": int(self._expires * 1e9)}, stopping)
             if found and self._messages > 1:
                 with contextlib.suppress(NatsError):  # the next batch reports it; these messages are here
                     found += await self._collect({"batch": self._messages - 1, "no_wait": True}, stopping)
@@ -261,12 +274,12 @@ class Pull:
         self._asked += 1
         reply = f"{self._inbox}.{self._asked}"
         asked = json.dumps({**wanted, "max_bytes": self._max_bytes}).encode()
-        await self._client.publish(_NEXT, asked, reply=reply)
+        await self._client.publish(self._subject, asked, reply=reply)
         found: list[Msg] = []
         ended = asyncio.create_task(stopping.wait())
         try:
             while len(found) < wanted["batch"]:
-                message = await self._message(_PATIENCE + (_EXPIRES if "expires" in wanted else 0), ended)
+                message = await self._message(_PATIENCE + (self._expires if "expires" in wanted else 0), ended)
                 if message is None:
                     # A broker that is gone says nothing at all.
                     if not found and not ended.done():

@@ -98,7 +98,8 @@ class IngestStreams:
         """
         settings = self._settings
         try:
-            await self._ensure_stream(
+            await ensure_stream(
+                self.context,
                 StreamConfig(
                     name=DEAD_STREAM,
                     subjects=[DEAD_RAW.name, f"{DEAD_RAW.name}.>"],
@@ -113,9 +114,10 @@ class IngestStreams:
                     duplicate_window=min(_DEAD_DUPLICATE_WINDOW, settings.ingest_dead_age or _DEAD_DUPLICATE_WINDOW),
                     storage=StorageType.FILE,
                     num_replicas=settings.ingest_replicas,
-                )
+                ),
             )
-            await self._ensure_stream(
+            await ensure_stream(
+                self.context,
                 StreamConfig(
                     name=STREAM,
                     subjects=[INGEST_RAW.name, f"{INGEST_RAW.name}.>"],
@@ -132,7 +134,7 @@ class IngestStreams:
                     duplicate_window=DUPLICATE_WINDOW,
                     storage=StorageType.FILE,
                     num_replicas=settings.ingest_replicas,
-                )
+                ),
             )
             await self._ensure_consumer()
         except (NatsError, TimeoutError) as error:
@@ -149,7 +151,7 @@ class IngestStreams:
             dead = await self.context.stream_info(DEAD_STREAM)
             share, stopped = self._settings.ingest_dead_share, tuple[str, ...]()
             if dead.state.messages >= share:
-                counts = await self._counts_by_subject(DEAD_STREAM)
+                counts = await _counts_by_subject(self.context, DEAD_STREAM)
                 stopped = tuple(sorted(source_of(subject) for subject, count in counts.items() if count >= share))
         except (NatsError, TimeoutError) as error:
             raise self.explained(error) from error
@@ -188,33 +190,6 @@ class IngestStreams:
             return NobodyListensError(f"JetStream at {self._address} does not answer within {_SECONDS:g} s.")
         return NobodyListensError(f"JetStream at {self._address} does not answer: {error or type(error).__name__}.")
 
-    async def _ensure_stream(self, wanted: StreamConfig) -> None:
-        assert wanted.name is not None
-        try:
-            there = (await self.context.stream_info(wanted.name)).config
-        except NotFoundError:
-            await self.context.add_stream(wanted)
-            log.info("Created stream %s for %s", wanted.name, ", ".join(wanted.subjects or []))
-            return
-        fields = _given(wanted)
-        if not 0 < there.max_msgs_per_subject <= wanted.max_msgs_per_subject:
-            # JetStream would delete messages beyond a limit that is introduced or lowered.
-            limit = wanted.max_msgs_per_subject
-            most = max((await self._counts_by_subject(wanted.name)).values(), default=0)
-            most += limit // 10  # some may arrive meanwhile
-            if most > limit:
-                fields["max_msgs_per_subject"] = max(there.max_msgs_per_subject, most)
-                log.warning(
-                    "Stream %s holds too much of one source; the limit of %d is set at a later start", wanted.name, limit
-                )
-        if differing := {name: value for name, value in fields.items() if getattr(there, name) != value}:
-            # The rest, such as the placement, belongs to the operator.
-            await self.context.update_stream(there.evolve(**differing))
-            log.info("Changed stream %s: %s", wanted.name, ", ".join(differing))
-
-    async def _counts_by_subject(self, stream: str) -> dict[str, int]:
-        return (await self.context.stream_info(stream, subjects_filter=">")).state.subjects or {}
-
     async def _ensure_consumer(self) -> None:
         wanted = ConsumerConfig(
             durable_name=CONSUMER,
@@ -231,6 +206,39 @@ class IngestStreams:
         fields = _given(wanted)
         if there is None or any(getattr(there, name) != value for name, value in fields.items()):
             await self.context.add_consumer(STREAM, wanted)
+
+
+async def ensure_stream(context: JetStreamContext, wanted: StreamConfig) -> None:
+    """Create a stream, or change the fields that we set; the rest, such as the placement, belongs to the operator.
+
+    Raises:
+        NatsError: JetStream is missing, refuses, or does not answer.
+    """
+    assert wanted.name is not None
+    try:
+        there = (await context.stream_info(wanted.name)).config
+    except NotFoundError:
+        await context.add_stream(wanted)
+        log.info("Created stream %s for %s", wanted.name, ", ".join(wanted.subjects or []))
+        return
+    fields = _given(wanted)
+    if wanted.max_msgs_per_subject > 0 and not 0 < there.max_msgs_per_subject <= wanted.max_msgs_per_subject:
+        # JetStream would delete messages beyond a limit that is introduced or lowered.
+        limit = wanted.max_msgs_per_subject
+        most = max((await _counts_by_subject(context, wanted.name)).values(), default=0)
+        most += limit // 10  # some may arrive meanwhile
+        if most > limit:
+            fields["max_msgs_per_subject"] = max(there.max_msgs_per_subject, most)
+            log.warning(
+                "Stream %s holds too much of one source; the limit of %d is set at a later start", wanted.name, limit
+            )
+    if differing := {name: value for name, value in fields.items() if getattr(there, name) != value}:
+        await context.update_stream(there.evolve(**differing))
+        log.info("Changed stream %s: %s", wanted.name, ", ".join(differing))
+
+
+async def _counts_by_subject(context: JetStreamContext, stream: str) -> dict[str, int]:
+    return (await context.stream_info(stream, subjects_filter=">")).state.subjects or {}
 
 
 def source_of(subject: str) -> str:

@@ -83,6 +83,10 @@ _RAISED = {
         "{value:.0f} source(s) have no room for another dead letter, so their refused messages wait: "
         "`fiot extras dead-letters` shows why, and publishes them again or removes them."
     ),
+    "sensors/silent": (
+        "The sensor {subject} is silent: no reading for much longer than usual. Its columns are missing in new records; check the "
+        "sensor and its connection."
+    ),
     "services/silent": "No heartbeats from {service}: look at the log, and start again what has ended.",
     "latency/p99": "One in a hundred predictions takes {value:.0f} ms or longer (limit {limit} ms).",
 }

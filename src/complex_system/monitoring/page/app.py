@@ -1,4 +1,4 @@
-"""The Dash application: one shell, seven views, one clock.
+"""The Dash application: one shell, its views, one clock.
 
 It only reads: decisions about the champion, and questions to it, go to the services that answer them.
 """
@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -32,7 +32,7 @@ from complex_system.monitoring.page.gateway import WsgiGateway
 from complex_system.monitoring.page.period_report import make_report
 from complex_system.monitoring.page.reading import DEFAULT_PERIOD, PERIODS, Facts, Period, Reading, take
 from complex_system.monitoring.page.trial import Asking, Trials, try_models
-from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, system, trial
+from complex_system.monitoring.page.views import alerts, data, models, overview, predictions, sensors, system, trial
 from complex_system.monitoring.page.views.promotion import Decide, take_decisions
 from complex_system.protocol.promotion import ChampionRequest, Promotion
 
@@ -118,6 +118,11 @@ def public_address(uri: str) -> str:
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
+def views_of(facts: Facts) -> tuple[View, ...]:
+    """Return the views of a data set: where readings are collected, that of the sensors, too."""
+    return (*VIEWS[:-2], sensors.VIEW, *VIEWS[-2:]) if facts.dataset.collect else VIEWS
+
+
 class Readings:
     """Readings by period, each taken once for all who look at the same time."""
 
@@ -159,15 +164,15 @@ def make_page(
                    {"name": "color-scheme", "content": "light dark"}],
     )  # fmt: skip
     app.layout = shell(facts, refresh)
-    readings = Readings(read)
-    _route(app)
+    readings, views = Readings(read), views_of(facts)
+    _route(app, views)
     _status(app, readings)
-    for view in VIEWS:
+    for view in views:
         _fill(app, view, readings)
     take_decisions(app, decide)
     if asking is not None:
         try_models(app, asking)
-    _clientside(app)
+    _clientside(app, views)
 
     @server.route("/report")
     def report() -> flask.Response:
@@ -204,7 +209,7 @@ def shell(facts: Facts, refresh: float) -> Component:
             href=view.path,
             id=f"link-{view.name}",
         )
-        for view in VIEWS
+        for view in views_of(facts)
     ]
     periods = dcc.RadioItems(
         id="period", value=DEFAULT_PERIOD.key, inline=True, className="choice", persistence=True, persistence_type="local",
@@ -246,12 +251,12 @@ def shell(facts: Facts, refresh: float) -> Component:
     )
 
 
-def _route(app: Dash) -> None:
-    by_path = {view.path: view for view in VIEWS}
+def _route(app: Dash, views: Sequence[View]) -> None:
+    by_path = {view.path: view for view in views}
 
     @app.callback(
         Output("view", "children"),
-        *(Output(f"link-{view.name}", "className") for view in VIEWS),
+        *(Output(f"link-{view.name}", "className") for view in views),
         Input("place", "pathname"),
     )
     def show(path: str | None) -> list[Any]:
@@ -260,7 +265,7 @@ def _route(app: Dash) -> None:
         # The stores belong to the view: it is filled once it is there, and a new one starts without anything seen.
         stores = [dcc.Store(id=f"{name}-go"), dcc.Store(id=f"{name}-done"), dcc.Store(id=f"{name}-seen", data={})]
         content = html.Div([html.H1(view.title), view.skeleton(), *stores], key=name, **attributes(data_view=name))
-        return [content, *("here" if each is view else "" for each in VIEWS)]
+        return [content, *("here" if each is view else "" for each in views)]
 
 
 def _status(app: Dash, readings: Readings) -> None:
@@ -314,7 +319,7 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, cls=PlotlyJSONEncoder).encode(), digest_size=9).hexdigest()
 
 
-def _clientside(app: Dash) -> None:
+def _clientside(app: Dash, views: Sequence[View]) -> None:
     """Register what the browser does itself; see ``assets/page.js``."""
     in_browser: Any = app.clientside_callback  # it has no types
     in_browser(
@@ -324,7 +329,7 @@ def _clientside(app: Dash) -> None:
         "window.dash_clientside.page.go", Output("sink", "lang"),
         Input("tick", "n_intervals"), Input("wake", "data"), Input("client", "data"), Input("period", "value"),
     )  # fmt: skip
-    for name in ("shell", *(view.name for view in VIEWS)):
+    for name in ("shell", *(view.name for view in views)):
         in_browser(
             "window.dash_clientside.page.done",
             Output("sink", "style", allow_duplicate=True),

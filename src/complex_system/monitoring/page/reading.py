@@ -20,6 +20,7 @@ from complex_system.monitoring.performance import MIN_LIVE_PAIRS, WindowPair
 from complex_system.monitoring.points import Figure
 from complex_system.monitoring.series import Curve
 from complex_system.monitoring.views import ChampionView, Data, Models, Overview
+from complex_system.protocol.collection import CollectionState
 from complex_system.protocol.operations import Alert
 from complex_system.protocol.serving import ORIGIN_LABELS
 from complex_system.protocol.training import ComparedModel, ComparisonFinished, Quality
@@ -109,6 +110,7 @@ class Reading:
         pairs: A sample of the joined pairs.
         waiting: Number of predictions that wait for their true value.
         outliers: Of the champion's newest pairs, those far from all others.
+        collection: The sensors, and what waits; None where readings are not collected, or the service does not answer.
     """
 
     at: float
@@ -124,6 +126,7 @@ class Reading:
     pairs: Sequence[Pair]
     waiting: int = 0
     outliers: Sequence[WindowPair] = ()
+    collection: CollectionState | None = None
 
     @property
     def end(self) -> float:
@@ -274,6 +277,7 @@ def take(monitor: Monitor, facts: Facts, period: Period, now: float) -> Reading:
         pairs=pairs[:: -(-len(pairs) // MAX_PAIRS) or 1],
         waiting=monitor.join.waiting,
         outliers=tuple(monitor.outliers),
+        collection=monitor.flow.collection,
     )
 
 

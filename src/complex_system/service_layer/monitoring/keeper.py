@@ -1,17 +1,23 @@
-"""Keeps the history of monitoring in the database: read at the start, written as it changes, deleted when it is old."""
+"""Keeps the history of monitoring in the database: read at the start, written as it changes, deleted when it is old.
+
+Also the clock of the history, and the look at what the collection of readings says of itself.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from complex_system.domain.documents import Document
-from complex_system.errors import ComplexSystemError, InvalidRequestError, NobodyListensError
-from complex_system.messaging.clients import DatabaseClient, DocumentClient
+from complex_system.errors import ComplexSystemError, InvalidRequestError, NobodyListensError, ReplyTimeoutError
+from complex_system.messaging.clients import DatabaseClient, DocumentClient, Requester
 from complex_system.monitoring.aggregates import HOUR
+from complex_system.monitoring.flow import RecordFlow
 from complex_system.monitoring.monitor import Monitor
+from complex_system.protocol.base import Empty
+from complex_system.protocol.collection import GET_COLLECTION
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +25,20 @@ MAX_DEVIATION = 1.0
 """Seconds by which two clocks may differ before that is taken for more than the time that an answer takes."""
 DELETE_PAUSE = 600.0
 """Seconds between two deletions of what is too old."""
+LOOK_SECONDS = 2.0
+"""Seconds between two looks at the sensors."""
+
+
+def collection_look(requester: Requester, flow: RecordFlow) -> Callable[[], Awaitable[None]]:
+    """Return what asks the collection of readings how its sensors are; where it does not answer, nothing is known of them."""
+
+    async def look() -> None:
+        try:
+            flow.collection = await requester.ask(GET_COLLECTION, Empty(), 5.0)
+        except (NobodyListensError, ReplyTimeoutError):  # its alert is that of a silent service
+            flow.collection = None
+
+    return look
 
 
 class DatabaseClock:

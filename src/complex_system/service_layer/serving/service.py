@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 from msgspec import to_builtins
@@ -42,9 +42,12 @@ from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
 from complex_system.serving.requests.wanted import INTERVAL, WARNINGS, wanted_of, wanted_of_notes
 from complex_system.serving.rest.app import make_app
-from complex_system.serving.rest.endpoint import outside_header
+from complex_system.serving.rest.endpoint import Backend, outside_header
 from complex_system.serving.shadow import Shadow
 from complex_system.serving.suggest.suggester import Suggester
+
+if TYPE_CHECKING:
+    from complex_system.serving.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -57,17 +60,17 @@ NO_MODEL = "no model yet"
 
 
 class ServingService(TrialHandlers, SystemService):
-    """Serves the newest model of a source over REST and over NATS."""
+    """Serves the newest model of a source over REST, over NATS, and over gRPC where its port is set."""
 
     port_field: ClassVar[str]
-    """Field of the settings that holds the REST port, 0 for any."""
+    """Field of the settings that holds the REST port, 0 for any; ``..._grpc_port`` is that of gRPC, 0 for none."""
     new_event_loop = staticmethod(new_event_loop)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pipeline = Pipeline(self.dataset)
         settings = self.settings
-        over_broker = settings.serving_pipeline == "broker"
+        self._over_broker = over_broker = settings.serving_pipeline == "broker"
         self.models = ModelManager(self.make_source(), self.pipeline, kept=settings.serving_models, only_present=over_broker)
         self.champion = self.models.champion
         limits = Limits(settings.serving_body_bytes, settings.serving_records, settings.serving_unknown_columns)
@@ -94,6 +97,7 @@ class ServingService(TrialHandlers, SystemService):
         self._sending: asyncio.Task[None] | None = None
         self._shadowing: asyncio.Task[None] | None = None
         self._rest: RestServer | None = None
+        self._grpc: GrpcServer | None = None
 
     @abstractmethod
     def make_source(self) -> ModelSource:
@@ -122,6 +126,7 @@ class ServingService(TrialHandlers, SystemService):
             raise StartError(f"{error.message} (COMPLEX_SYSTEM_{self.port_field.upper()})") from error
         self._rest, self.url = rest, rest.url
         log.info("REST interface at %s, its documentation at %s/docs", self.url, self.url)
+        await self._start_grpc(rest)
         self._sending = asyncio.create_task(self._events.run())
         self._shadowing = asyncio.create_task(self._shadow.run())
         answered: list[tuple[Request[Any, Any], Any]] = [(each, ServingService.get_prediction) for each in self.subjects()]
@@ -135,10 +140,30 @@ class ServingService(TrialHandlers, SystemService):
         self.every(self.settings.model_poll_interval, self.look_for_model)
         self.every(FAILURES_PAUSE, self._announce_failures)
 
+    async def _start_grpc(self, rest: RestServer) -> None:
+        """Start gRPC where its port is set; where it cannot start, REST stops, too."""
+        settings = self.settings
+        field = self.port_field.replace("_port", "_grpc_port")
+        port: int = getattr(settings, field)
+        if not port:
+            return
+        from complex_system.serving.grpc.server import GrpcServer  # 20 MB that most services do not need
+
+        connected = (lambda: self.broker.connected) if self._over_broker else None
+        backend = Backend(self.engine, self._metrics, settings.api_key, connected)
+        made = GrpcServer(backend, settings.serving_host, port, settings.grpc_tls_certificate, settings.grpc_tls_key)
+        try:
+            await made.start()
+        except StartError as error:
+            await rest.stop()
+            raise StartError(f"{error.message} (COMPLEX_SYSTEM_{field.upper()})") from error
+        self._grpc = made
+        log.info("gRPC interface at %s%s", made.address, ", with TLS" if settings.grpc_tls_certificate else "")
+
     @override
     async def on_stop(self) -> None:
-        if self._rest is not None:
-            await self._rest.stop()
+        servers = [server for server in (self._rest, self._grpc) if server is not None]
+        await asyncio.gather(*(server.stop() for server in servers))
         if self._shadowing is not None:
             self._shadowing.cancel()
             await asyncio.gather(self._shadowing, return_exceptions=True)

@@ -54,10 +54,13 @@ def wanted_of_notes(notes: Mapping[str, str]) -> Wanted:
     Raises:
         InvalidRequestError: A note cannot be read.
     """
-    if not notes:
-        return NOTHING
+    return wanted_of(read_notes(notes)) if notes else NOTHING
+
+
+def read_notes(notes: Mapping[str, str]) -> dict[str, Any]:
+    """Return those of the notes that ask for something, each as its text says in JSON, or else as a text."""
     found: dict[str, Any] = {name: notes[name] for name in (INTERVAL, WARNINGS) if name in notes}
     for name, text in found.items():
         with suppress(msgspec.MsgspecError):  # then it is refused with its text
             found[name] = msgspec.json.decode(text)
-    return wanted_of(found)
+    return found

@@ -17,15 +17,23 @@ from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import (
     ComplexSystemError,
-    InvalidRequestError,
     ModelRefusedError,
     NobodyListensError,
     NoModelError,
     error_text,
 )
 from complex_system.http.responses import json_response
-from complex_system.serving.engine import PredictionResult
 from complex_system.serving.models.manager import CHAMPION
+from complex_system.serving.open_inference import (
+    EXTENSIONS,
+    OUTPUT,
+    SERVER,
+    TensorMetadata,
+    output_type,
+    output_values,
+    requested_batch,
+    tensors_of,
+)
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES
 from complex_system.serving.requests.examples import example_columns
@@ -35,21 +43,13 @@ from complex_system.serving.requests.tensors import (
     InferenceRequest,
     Inputs,
     RequestedOutput,
-    datatype_of,
     decode_inference,
-    inference_batch,
 )
-from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, Wanted, wanted_of
+from complex_system.serving.requests.wanted import INTERVAL, WARNINGS
 from complex_system.serving.rest.endpoint import Backend, ErrorFormat, PredictionRequest, Responses, Routes
 from complex_system.serving.rest.schemas import Schema, reference
 
-SERVER = "complex-system"
-OUTPUT = "prediction"
-"""The one output of every request."""
 _HEADER = HEADER.encode()
-EXTENSIONS = ["binary_tensor_data"]
-_NEEDS = {LOWER: INTERVAL, UPPER: INTERVAL, WARNINGS: WARNINGS}
-"""The parameter that the other outputs come with."""
 
 
 class OutputTensor(msgspec.Struct, frozen=True):
@@ -83,14 +83,6 @@ class InferenceError(msgspec.Struct, frozen=True):
     """``$inference_error_response``."""
 
     error: str
-
-
-class TensorMetadata(msgspec.Struct, frozen=True):
-    """``$metadata_tensor``."""
-
-    name: str
-    datatype: str
-    shape: list[int]
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
@@ -171,10 +163,7 @@ async def infer(request: PredictionRequest, name: str, version: str | None = Non
     def read(reader: BatchReader, body: bytes) -> Batch:
         nonlocal sent
         sent = decode_inference(body, length)
-        batch = inference_batch(sent, reader)
-        batch.wanted = wanted_of(sent.parameters or {})
-        _check_outputs(sent, batch.wanted)
-        return batch
+        return requested_batch(sent, reader)
 
     result = await request.predict(read)
     outputs, parts = _outputs(sent, output_values(result))
@@ -192,19 +181,6 @@ async def infer(request: PredictionRequest, name: str, version: str | None = Non
     headers = {HEADER: str(len(head)), **request.answer_headers}
     response.raw_headers += [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
     return response
-
-
-def output_values(result: PredictionResult) -> dict[str, list[Any]]:
-    """Return the values of all outputs, one a record, by name."""
-    values: dict[str, list[Any]] = {OUTPUT: result.predictions, **result.columns()}
-    if WARNINGS in values:
-        values[WARNINGS] = ["; ".join(each) for each in values[WARNINGS]]
-    return values
-
-
-def output_type(name: str) -> str:
-    """Return the datatype of an output."""
-    return "BYTES" if name == WARNINGS else "FP32"
 
 
 def _outputs(request: InferenceRequest, values: dict[str, list[Any]]) -> tuple[list[OutputTensor], list[bytes]]:
@@ -237,13 +213,7 @@ async def metadata(request: PredictionRequest, name: str, version: str | None = 
     """Describe a model."""
     predictor = await request.find_model(name, version)
     versions = [predictor.info.version] if version else await request.backend.engine.models.versions(name)
-    dataset = predictor.pipeline.dataset
-    inputs = [
-        TensorMetadata(column.name, datatype_of(column), [-1, 1])
-        for column in dataset.columns
-        if column.name != dataset.target
-    ]
-    outputs = [TensorMetadata(OUTPUT, "FP32", [-1, 1])]
+    inputs, outputs = tensors_of(predictor)
     return json_response(ModelMetadata(name, versions, predictor.info.platform, inputs, outputs))
 
 
@@ -290,15 +260,3 @@ def inference_body(dataset: Dataset) -> Schema:
         "required": True,
         "content": {"application/json": {"schema": reference(InferenceRequest.__name__), "examples": examples}},
     }
-
-
-def _check_outputs(request: InferenceRequest, wanted: Wanted) -> None:
-    named = [output.name for output in request.outputs or ()]
-    if len(set(named)) < len(named):  # an answer could have any size
-        raise InvalidRequestError("An output is named more than once.")
-    for output in request.outputs or ():
-        needs = _NEEDS.get(output.name)
-        if needs is not None and not getattr(wanted, needs):
-            raise InvalidRequestError(f"The output '{output.name}' needs the request's parameter '{needs}'.")
-        if needs is None and output.name != OUTPUT:
-            raise InvalidRequestError(f"The model has the output '{OUTPUT}' and no output '{output.name[:60]}'.")

@@ -1,0 +1,1 @@
+"""OPC UA: the variables of a PLC or a machine as readings of sensors."""

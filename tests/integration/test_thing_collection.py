@@ -1,0 +1,287 @@
+"""Readings become records, and labels find them: the service on a real broker and a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastiot.core.serialization import serialize_to_bin
+from fastiot.msg import Thing
+from nats.js.errors import NotFoundError
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.records import Record
+from complex_system.local.servers import Server
+from complex_system.messaging.clients import DatabaseClient
+from complex_system.messaging.handlers import answers
+from complex_system.messaging.readings import BUCKET, STREAM
+from complex_system.messaging.service import SystemService
+from complex_system.messaging.subjects import PREDICT
+from complex_system.protocol.base import Empty
+from complex_system.protocol.collection import GET_COLLECTION, CollectionState
+from complex_system.service_layer.collection import labels
+from complex_system.settings import Settings
+from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.thing_collection.thing_collection_service import ThingCollectionService
+from plant import all_raw
+from support import TesterService, eventually, running
+
+DATABASES = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}
+DECLARATION = """
+name: press
+target: strength
+columns:
+  - {name: temp, type: number, optional: true, fill: 20, range: [0, 500], unit: degC}
+  - {name: state, type: category, categories: [run, idle], optional: true}
+  - {name: strength, type: number, optional: true}
+pipeline:
+  - {step: keep, column: temp}
+  - {step: one_hot, column: state}
+collect:
+  things: [press-4.*]
+  columns:
+    temp: {name: temperature, over: 10s, take: mean, unit: degC}
+    state: {name: state, not_older: 60s}
+  record: {on: 'thing "press-4.part_done"', id: value, wait: 0.3s, predict: true}
+  label: {column: strength, from: 'subject "lab.results"', match: id, within: 1h}
+"""
+BEGAN = datetime(2026, 5, 1, 12, tzinfo=UTC).timestamp()
+
+
+@pytest.fixture
+def press() -> Dataset:
+    return Dataset.parse(DECLARATION)
+
+
+@pytest.fixture(params=[pytest.param("mongo", marks=pytest.mark.long), "maria"])
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def settings(
+    database: str, request: pytest.FixtureRequest, nats_server: Server, make_settings: Callable[..., Settings]
+) -> AsyncIterator[Settings]:
+    name = f"t{uuid4().hex[:8]}"
+    server: Server = request.getfixturevalue(f"{database}_server")
+    made = make_settings(nats_server, server, mongo_name=name, maria_name=name)
+    yield made
+    async with running(TesterService, made) as tester:
+        context = tester.broker.client.jetstream()
+        for stream in (STREAM, f"KV_{BUCKET}"):
+            with contextlib.suppress(NotFoundError):
+                await context.delete_stream(stream)
+
+
+class Predictor(SystemService):
+    """Answers requests for predictions: 1 for every record."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.asked: list[Record] = []
+
+    @answers(PREDICT)
+    async def predict(self, records: list[Record]) -> list[list[float]]:
+        self.asked += records
+        return [[1.0] for _ in records]
+
+
+@asynccontextmanager
+async def collecting(settings: Settings, dataset: Dataset) -> AsyncIterator[ThingCollectionService]:
+    """The service, when its stream is there."""
+    async with running(ThingCollectionService, settings, dataset) as service:
+        await eventually(lambda: service.health().state == "ready", 20)
+        yield service
+
+
+class Machine:
+    """Publishes what a press and its laboratory do, and waits until the stream has it."""
+
+    def __init__(self, tester: SystemService) -> None:
+        self._tester = tester
+        self._context = tester.broker.client.jetstream()
+        self.database = DatabaseClient(tester)
+
+    async def thing(self, name: str, value: Any, at: float, unit: str = "", machine: str = "press-4") -> None:
+        """As FastIoT's services do."""
+        made = Thing(machine=machine, name=name, value=value, timestamp=datetime.fromtimestamp(at, UTC), unit=unit)
+        await self._context.publish(made.default_subject.name, serialize_to_bin(Thing, made))
+
+    async def json(self, subject: str, content: Any) -> None:
+        await self._context.publish(subject, content if isinstance(content, bytes) else json.dumps(content).encode())
+
+    async def state(self) -> CollectionState:
+        return await self._tester.ask(GET_COLLECTION, Empty(), 5.0)
+
+    async def records(self, count: int) -> dict[str, Record]:
+        async def there() -> list[Record] | None:
+            await asyncio.sleep(0.1)
+            found = await all_raw(self.database)
+            return found if len(found) >= count else None
+
+        return {record[ID]: record for record in await eventually(there, 20)}
+
+    async def labelled(self, key: str, value: float | None) -> None:
+        async def there() -> bool:
+            await asyncio.sleep(0.1)
+            return (await self.database.raw_by_keys([key])).to_pydict()["strength"] == [value]
+
+        await eventually(there, 20)
+
+    async def counted(self, **wanted: int) -> CollectionState:
+        async def there() -> CollectionState | None:
+            await asyncio.sleep(0.1)
+            state = await self.state()
+            return state if all(getattr(state.counts, name) == n for name, n in wanted.items()) else None
+
+        found: CollectionState = await eventually(there, 20)
+        return found
+
+
+async def test_things_json_and_plain_values_become_a_record_that_is_predicted_at_once(
+    settings: Settings, database: str, press: Dataset
+) -> None:
+    async with (
+        running(DATABASES[database], settings, press),
+        running(Predictor, settings, press) as predictor,
+        collecting(settings, press),
+        running(TesterService, settings, press) as tester,
+    ):
+        machine = Machine(tester)
+        await machine.thing("temperature", 100.0, BEGAN, "degC")
+        await machine.json("things.press-4.temperature", {"value": 212.0, "timestamp": BEGAN + 1, "unit": "degF"})
+        await machine.json("things.press-4.temperature", [{"value": 110.0, "timestamp": "2026-05-01T12:00:02Z"}])
+        await machine.json("things.press-4.temperature", {"value": 1.0, "timestamp": BEGAN + 2, "unit": "bar"})
+        await machine.json("things.press-4.state", {"value": "run", "timestamp": BEGAN})
+        await machine.json("things.press-4.state", b'{"value": ')
+        await machine.thing("part_done", "part-1", BEGAN + 3)
+        [record] = (await machine.records(1)).values()
+        assert record == {ID: "part-1", "temp": pytest.approx(310 / 3), "state": "run", "strength": None}
+        await eventually(lambda: predictor.asked, 10)
+        assert [asked[ID] for asked in predictor.asked] == ["part-1"]
+        state = await machine.counted(records=1, predicted=1, malformed=1)
+        temperature = next(sensor for sensor in state.sensors if sensor.name == "press-4.temperature")
+        assert (temperature.value, temperature.unit, temperature.at) == (110.0, "degC", BEGAN + 2)
+        assert any("bar" in note and "degC" in note for note in state.notes)
+        # A value alone, without a time of its own, has that of its arrival.
+        await machine.json("things.press-4.temperature", b"21.5")
+        await machine.json("things.press-4.state", b"idle")
+        await machine.json("things.press-4.part_done", b'"part-2"')
+        found = (await machine.records(2))["part-2"]
+        assert (found["temp"], found["state"]) == (21.5, "idle")
+
+
+async def test_labels_come_after_their_record_before_it_corrected_and_never(
+    settings: Settings, database: str, press: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "_AGAIN", 0.2)
+    async with (
+        running(DATABASES[database], settings.copy(update={"on_conflict": "replace"}), press),
+        running(TesterService, settings, press) as tester,
+    ):
+        machine = Machine(tester)
+        async with collecting(settings, press):
+            await machine.thing("part_done", "after", BEGAN)
+            await machine.records(1)
+            await machine.json("lab.results", {"id": "after", "strength": 41.5, "timestamp": BEGAN + 100})
+            await machine.labelled("after", 41.5)
+            await machine.json("lab.results", {"id": "before", "strength": 42.5, "timestamp": BEGAN + 100})
+            await machine.json("lab.results", [{"id": "after", "strength": 43.5, "timestamp": BEGAN + 200}])
+            await machine.labelled("after", 43.5)
+            # An older value that comes later does not replace a newer one.
+            await machine.json("lab.results", {"id": "after", "strength": 9.0, "timestamp": BEGAN + 150})
+            state = await machine.counted(labels=3)
+            assert [(each.record, each.value) for each in state.open_labels] == [("before", 42.5)]
+            await machine.labelled("after", 43.5)
+        # The label waits through a restart, for a record that comes then.
+        async with collecting(settings, press):
+            assert (await machine.counted(labels=3)).waiting_labels == 1
+            await machine.thing("part_done", "before", BEGAN + 10)
+            await machine.labelled("before", 42.5)
+            state = await machine.counted(labels=4, records=2)
+            assert state.waiting_labels == 0
+            await machine.json("lab.results", {"strength": 1.0})
+            await machine.counted(malformed=1)
+        short = Dataset.parse(DECLARATION.replace("within: 1h", "within: 1s"))
+        async with collecting(settings, short):
+            await machine.json("lab.results", {"id": "never", "strength": 1.0})
+            state = await machine.counted(unmatched=1)
+            assert [each.record for each in state.unmatched] == ["never"]
+            assert state.waiting_labels == 0
+        assert len(await all_raw(machine.database)) == 2
+
+
+async def test_a_restart_in_the_middle_of_a_record_makes_it_once_and_as_if_there_was_none(
+    settings: Settings, database: str, press: Dataset
+) -> None:
+    slow = Dataset.parse(DECLARATION.replace("wait: 0.3s", "wait: 2s"))
+    async with running(DATABASES[database], settings, slow), running(TesterService, settings, slow) as tester:
+        machine = Machine(tester)
+        async with collecting(settings, slow):
+            await machine.thing("temperature", 100.0, BEGAN)
+            await machine.thing("part_done", "one", BEGAN + 1)
+
+            async def open_record() -> Any:
+                return (await machine.state()).open_records
+
+            [waiting] = await eventually(open_record, 10)
+            assert waiting.key == "one"
+            assert await all_raw(machine.database) == []
+        await machine.thing("temperature", 200.0, BEGAN + 0.5)  # while nobody reads
+        async with collecting(settings, slow):
+            record = (await machine.records(1))["one"]
+            assert record["temp"] == 150.0
+            await machine.thing("part_done", "two", BEGAN + 2)
+            assert (await machine.records(2))["two"]["temp"] == 150.0
+            assert (await machine.counted(records=2)).counts.refused == 0
+        assert (await machine.database.counts()).conflicts == 0
+
+
+async def test_without_the_database_nothing_is_read_on_and_it_says_so(
+    settings: Settings, database: str, press: Dataset
+) -> None:
+    async with running(TesterService, settings, press) as tester:
+        machine = Machine(tester)
+        async with running(ThingCollectionService, settings, press) as service:
+            # It asks for labels of an earlier process; the stream takes readings already.
+            await eventually(lambda: "No service answers" in service.health().detail, 10)
+            async with running(DATABASES[database], settings, press):
+                await eventually(lambda: service.health().state == "ready", 20)
+                await machine.thing("part_done", "one", BEGAN)
+                await machine.records(1)
+            await machine.thing("part_done", "two", BEGAN + 1)
+            await eventually(lambda: service.health().state == "waiting", 20)
+            state = await machine.state()
+            assert "No service answers" in state.problem
+            async with running(DATABASES[database], settings, press):
+                assert set(await machine.records(2)) == {"one", "two"}
+
+
+async def test_a_sensor_that_stops_is_silent(settings: Settings, database: str, press: Dataset) -> None:
+    quick = Dataset.parse(DECLARATION.replace("over: 10s", "over: 1s"))
+    async with (
+        running(DATABASES[database], settings, quick),
+        collecting(settings, quick),
+        running(TesterService, settings, quick) as tester,
+    ):
+        machine = Machine(tester)
+        await machine.thing("temperature", 100.0, time.time())
+
+        async def silent(wanted: bool) -> bool:
+            await asyncio.sleep(0.1)
+            found = [each for each in (await machine.state()).sensors if each.name == "press-4.temperature"]
+            return bool(found) and found[0].at is not None and found[0].silent is wanted
+
+        await eventually(lambda: silent(False), 10)
+        await eventually(lambda: silent(True), 10)
+        await machine.thing("temperature", 100.0, time.time())
+        await eventually(lambda: silent(False), 10)
