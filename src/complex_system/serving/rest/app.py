@@ -19,7 +19,7 @@ from complex_system.http.limits import LimitedRequest
 from complex_system.http.login import Login
 from complex_system.http.responses import REQUEST_ID, json_response
 from complex_system.protocol.serving import ExplainedPrediction, ExplanationMethod
-from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.engine import PredictionEngine, PredictionResult, off_loop
 from complex_system.serving.known import RecordWarning
 from complex_system.serving.metrics import CONTENT_TYPE, ServingMetrics
 from complex_system.serving.models.manager import ModelsStatus
@@ -250,6 +250,11 @@ async def predict(request: PredictionRequest) -> Response:
     """Predict raw records."""
     request.require_json()
     result = await request.predict(BatchReader.body)
+    response: Response = await off_loop(result.batch.size, _predictions, result, request)
+    return response
+
+
+def _predictions(result: PredictionResult, request: PredictionRequest) -> Response:
     info = result.model
     model = PredictingModel(info.name, info.version, info.framework)
     warned = [Warned(each.column.name, each.count, each.message, list(each.records[:MAX_FAULTS])) for each in result.outside]
