@@ -142,8 +142,9 @@ class Measurements:
             )
 
     def _complete(self, ended: list[_Measurement], clock: int) -> Iterator[Made]:
-        ended = [*ended, *(each for each in self._open.values() if each.opened.due <= clock and each not in ended)]
-        for each in sorted(ended, key=lambda one: (one.opened.due, one.opened.time, one.opened.key)):
+        due = {key: each for key, each in self._open.items() if each.opened.due <= clock}
+        due |= {each.opened.key: each for each in ended}
+        for each in sorted(due.values(), key=lambda one: (one.opened.due, one.opened.time, one.opened.key)):
             del self._open[each.opened.key]
             if not self._returned.is_forgotten(each.opened.machine, each.opened.time):
                 yield Made(each.opened, self._values(each))
