@@ -91,7 +91,7 @@ class Collector:
             first = self._maker.first_sequence()
             self._checkpoint = Checkpoint(
                 sequence=self._next_sequence if first is None else first,
-                forgotten=self._returned.forgotten,
+                forgotten=dict(self._returned.forgotten),
                 returned=tuple(self._returned),
                 endless=dict(self._maker.endless),
             )
@@ -100,6 +100,11 @@ class Collector:
     def sensors(self, now: datetime) -> list[SensorState]:
         """Return every sensor that a column names or that readings came from, as it is at a time on the stream's clock."""
         return self._sensors.states(max(self._clock, microseconds_of(now)))
+
+    @property
+    def open(self) -> int:
+        """How many records are not complete yet."""
+        return self._maker.open
 
     def waiting(self) -> list[WaitingRecord]:
         """Return the records that are not complete yet, those that are due first at the beginning, at most the first 100."""
@@ -111,7 +116,7 @@ class Collector:
                 datetime_of(opened.due),
                 tuple(name for name, value in values.items() if value is None),
             )
-            for opened, values in self._maker.waiting()[:MAX_SHOWN]
+            for opened, values in self._maker.waiting(MAX_SHOWN)
         ]
 
     def warnings(self) -> list[str]:

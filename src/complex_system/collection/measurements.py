@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,10 +82,15 @@ class Measurements:
         """Yield the records that are complete at a time on the stream's clock, in order."""
         yield from self._complete([], clock)
 
-    def waiting(self) -> list[tuple[Opened, dict[str, Any]]]:
-        """Return the open records with their values so far."""
-        ordered = sorted(self._open.values(), key=lambda each: each.opened.due)
-        return [(each.opened, self._values(each)) for each in ordered]
+    @property
+    def open(self) -> int:
+        """How many records are open."""
+        return len(self._open)
+
+    def waiting(self, limit: int) -> list[tuple[Opened, dict[str, Any]]]:
+        """Return the open records that are due first, with their values so far."""
+        first = heapq.nsmallest(limit, self._open.values(), key=lambda each: each.opened.due)
+        return [(each.opened, self._values(each)) for each in first]
 
     def first_sequence(self) -> int | None:
         """Return the stream sequence of the first reading that an open record needs; None where there is none."""
@@ -111,8 +117,6 @@ class Measurements:
         if made is None:
             time, clock = int(batch.times[rows[0]]), int(clocks[0])
             opened = Opened(key, time, 0, "", key, int(batch.sequences[rows[0]]), clock)
-            if self._returned.is_forgotten(time):
-                return []
             made = self._open[key] = _Measurement(opened, clock, clock, time)
         gaps = np.flatnonzero(np.diff(clocks, prepend=made.last_clock) > self._wait)
         taken = rows[: gaps[0]] if len(gaps) else rows
@@ -138,10 +142,11 @@ class Measurements:
             )
 
     def _complete(self, ended: list[_Measurement], clock: int) -> Iterator[Made]:
-        ended = [*ended, *(each for each in self._open.values() if each.opened.due <= clock and each not in ended)]
-        for each in sorted(ended, key=lambda one: (one.opened.due, one.opened.time, one.opened.key)):
+        due = {key: each for key, each in self._open.items() if each.opened.due <= clock}
+        due |= {each.opened.key: each for each in ended}
+        for each in sorted(due.values(), key=lambda one: (one.opened.due, one.opened.time, one.opened.key)):
             del self._open[each.opened.key]
-            if not self._returned.is_forgotten(each.opened.time):
+            if not self._returned.is_forgotten(each.opened.machine, each.opened.time):
                 yield Made(each.opened, self._values(each))
         for key in [key for key, last in self.endless.items() if last + self._wait <= clock]:
             del self.endless[key]

@@ -216,7 +216,6 @@ def make_plan(
     given = {**os.environ, **deployment.environment, **(options or {})}
     ports = _Ports()
     servers, external = _servers(deployment, directory, given, ports, locked=locked)
-    threads = str(max(1, (os.cpu_count() or 2) // 4))
     shared = {
         "FASTIOT_CONFIG_DIR": str(deployment.config_dir),
         "WANDB_DIR": str(directory / "wandb"),
@@ -225,7 +224,9 @@ def make_plan(
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         # Eleven processes share a few cores: more threads in each make all of them slower.
-        **dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), threads),
+        **dict.fromkeys(
+            ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), str(max(1, (os.cpu_count() or 2) // 4))
+        ),
         **deployment.environment,
         **(options or {}),
     }
