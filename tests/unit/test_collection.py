@@ -255,6 +255,33 @@ def test_a_measurement_that_was_given_up_makes_no_record_after_a_restart() -> No
     assert again.due(at(1000)) == []
 
 
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_a_measurement_that_was_given_up_may_begin_again_after_a_pause(cut: int) -> None:
+    seconds = [*range(0, 150, 2), *range(200, 210)]
+    rows = [Reading("temperature", float(second), second, measurement_id="a") for second in seconds]
+    one = collector(dataset(MEASUREMENTS.replace('">"', '"press-4.>"')))
+    for first in range(0, len(rows), cut):
+        one.add(readings(rows[first : first + cut], first=first + 1))
+    (made,) = one.due(at(1000))
+    assert made.values["temp_mean"] == 204.5
+
+
+def test_a_trigger_makes_a_record_whatever_its_value_is() -> None:
+    declared = dataset(
+        """
+collect:
+  things: "*.*"
+  columns: {temp_mean: {machine: press-4, name: temperature, over: 10s, take: mean}}
+  record: {on: thing "press-4.done", id: measurement_id}
+"""
+    )
+    values = [None, {"part": 7}, float("nan"), 5, "x"]
+    made = collected(
+        declared, [Reading("done", value, place, measurement_id=f"m{place}") for place, value in enumerate(values)]
+    )
+    assert [each.key for each in made] == ["m0", "m1", "m2", "m3", "m4"]
+
+
 def test_without_pint_other_units_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     conversion.cache_clear()
     monkeypatch.setitem(sys.modules, "pint", None)

@@ -25,7 +25,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.record_time import time_writer
 
 MAX_SHOWN = 100
-"""Waiting records that are listed."""
+"""Waiting records and warnings that are listed."""
 
 
 class Collector:
@@ -127,6 +127,7 @@ class Collector:
             if each.refused
         ]
         made += self._maker.warnings(self._clock)
+        made = made[:MAX_SHOWN]
         if self._maker.refused:
             made.append(f"{self._maker.refused} records were not made; the last one: {self._maker.problem}.")
         if self._sensors.unknown:

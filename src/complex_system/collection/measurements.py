@@ -109,20 +109,28 @@ class Measurements:
         """Add readings to their measurement; return it where a gap among them says that it has ended."""
         clocks = batch.clocks[rows]
         if key in self.endless:
-            if clocks[0] - self.endless[key] <= self._wait:
+            gaps = self._gaps(clocks, self.endless[key])
+            if not len(gaps):
                 self.endless[key] = int(clocks[-1])
                 return []
             del self.endless[key]
+            rows, clocks = rows[gaps[0] :], clocks[gaps[0] :]
         made = self._open.get(key)
         if made is None:
             time, clock = int(batch.times[rows[0]]), int(clocks[0])
             opened = Opened(key, time, 0, "", key, int(batch.sequences[rows[0]]), clock)
             made = self._open[key] = _Measurement(opened, clock, clock, time)
-        gaps = np.flatnonzero(np.diff(clocks, prepend=made.last_clock) > self._wait)
+        gaps = self._gaps(clocks, made.last_clock)
         taken = rows[: gaps[0]] if len(gaps) else rows
         if len(taken):
             self._add(made, taken, batch)
-        return [made] if len(gaps) and key in self._open else []
+        if not len(gaps):
+            return []
+        return [made] if key in self._open else self._take(key, rows[gaps[0] :], batch)
+
+    def _gaps(self, clocks: Times, before: int) -> npt.NDArray[np.intp]:
+        """Return where readings come more than the waiting time after the one before."""
+        return np.flatnonzero(np.diff(clocks, prepend=before) > self._wait)
 
     def _add(self, made: _Measurement, rows: npt.NDArray[np.int64], batch: Batch) -> None:
         add_readings(made.series, self._sensors, batch, rows, keep=lambda _: _FOREVER)
