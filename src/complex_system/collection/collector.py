@@ -122,14 +122,14 @@ class Collector:
     def warnings(self) -> list[str]:
         """Return what people have to know: readings that cannot be used, sensors whose clocks are wrong, keys that are none."""
         made = [
-            f"{each.machine}.{each.name}: {each.refused} readings are not used; the last one because {each.problem}."
+            f"{each.machine}.{each.name}: readings that are not used: {each.refused}; the last one because {each.problem}."
             for each in self._sensors.all
             if each.refused
         ]
         made += self._maker.warnings(self._clock)
         made = made[:MAX_SHOWN]
         if self._maker.refused:
-            made.append(f"{self._maker.refused} records were not made; the last one: {self._maker.problem}.")
+            made.append(f"Readings that make no record: {self._maker.refused}; the last one because {self._maker.problem}.")
         if self._sensors.unknown:
             made.append(f"{self._sensors.unknown} readings are of more sensors than are told apart, and are not used.")
         return made

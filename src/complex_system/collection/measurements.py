@@ -16,7 +16,16 @@ from complex_system.collection.results import SECOND
 from complex_system.collection.returned import Returned
 from complex_system.collection.sensors import Batch, Sensors
 from complex_system.collection.series import Series, Values
-from complex_system.collection.windows import NO_TIMES, NO_VALUES, Made, Opened, add_readings, problem_of_key, windowed
+from complex_system.collection.windows import (
+    NO_TIMES,
+    NO_VALUES,
+    OF_PROCESS,
+    Made,
+    Opened,
+    add_readings,
+    problem_of_key,
+    windowed,
+)
 from complex_system.domain.collecting import Collecting
 from complex_system.domain.dataset import Dataset
 
@@ -74,8 +83,10 @@ class Measurements:
             if problem := problem_of_key(key):
                 self.refused += len(rows)
                 self.problem = f"a reading's measurement_id cannot be a key: {problem}"
-            elif key not in self._returned:
+            elif (time := self._returned.time_of(key)) is None:
                 ended += self._take(key, np.array(rows), batch)
+            else:
+                self._refuse_later(key, time, batch.times[rows])
         yield from self._complete(ended, clock - 1)
 
     def due(self, clock: int) -> Iterator[Made]:
@@ -100,8 +111,7 @@ class Measurements:
         """Return the measurements that take too long, as sentences."""
         long = [key for key, each in self._open.items() if clock - each.first_clock > self._longest // 4]
         return [
-            f"measurement_id '{key}' goes on and on. FastIoT gives all values of a producer's process the same one; the producer has "
-            "to set it for each measurement, or 'record' has to be declared 'on' something else."
+            f"measurement_id '{key}' goes on and on. {OF_PROCESS}; otherwise declare 'record' on a thing or a period."
             for key in [*self.endless, *long]
         ]
 
@@ -126,7 +136,16 @@ class Measurements:
             self._add(made, taken, batch)
         if not len(gaps):
             return []
-        return [made] if key in self._open else self._take(key, rows[gaps[0] :], batch)
+        if key not in self._open:
+            return self._take(key, rows[gaps[0] :], batch)
+        self._refuse_later(key, made.opened.time, batch.times[rows[gaps[0] :]])
+        return [made]
+
+    def _refuse_later(self, key: str, time: int, times: Times) -> None:
+        """Count what a measurement went on with after its record was made; what was repeated only is older."""
+        if later := int((times > time).sum()):
+            self.refused += later
+            self.problem = f"measurement_id '{key}' goes on after a pause longer than 'wait' made its record; {OF_PROCESS}"
 
     def _gaps(self, clocks: Times, before: int) -> npt.NDArray[np.intp]:
         """Return where readings come more than the waiting time after the one before."""
