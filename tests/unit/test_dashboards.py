@@ -26,6 +26,7 @@ from complex_system.monitoring.monitor import CHAMPIONS_SERVICE
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.rest import exposition
 from complex_system.pipeline.pipeline import OutsideRange, Pipeline
+from complex_system.protocol.collection import CollectionState, Sensor
 from complex_system.protocol.database import IngestCounts
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.serving.engine import PredictionEngine
@@ -33,7 +34,7 @@ from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.rest.app import make_app
 from models import ManyModels
-from monitored import hear_prediction, hear_truths, new_monitor, see_everything
+from monitored import NOW, hear_prediction, hear_truths, new_monitor, see_everything
 
 DATASET = Dataset.load()
 GOOD = {"material_id": "00000000", "rohwert_1_labormessung": 3}
@@ -91,6 +92,7 @@ def of_monitoring() -> str:
     clock = [1000.0]
     monitor = new_monitor(DATASET, clock)
     monitor.flow.ingested(IngestCounts(waiting=3, in_flight=1, dead=2, stopped=("press-4",)))
+    monitor.flow.collection = CollectionState(at=NOW, sensors=(Sensor(name="press-4.temperature", age=2.0, silent=True),))
     figures = see_everything(monitor, clock)
     made = [
         {"id": f"far-{i}", "record": {**GOOD, "_id": f"far-{i}"}, "prediction": 100.0, "distance": 2.0} for i in range(60)
@@ -231,6 +233,8 @@ CASES: list[tuple[str, dict[str, str], int, int | None]] = [
     ("PredictionEventsDropped", {f"serving_events_dropped_total{{{SERVING}}}": "0x5 7x20"}, 5, 7),
     ("IngestFallsBehind", {f'monitoring_ingest_waiting{{{MONITORING}, name=""}}': "0+500x60"}, 15, 25),
     ("IngestFallsBehind", {f'monitoring_ingest_waiting{{{MONITORING}, name=""}}': "60000-500x60"}, 60, None),
+    ("ReadingsFallBehind", {f'monitoring_collection_behind{{{MONITORING}, name=""}}': "0+2000x60"}, 15, 25),
+    ("ReadingsLost", {f'monitoring_collection_dropped{{{MONITORING}, name=""}}': "0x5 7x20"}, 5, 7),
     ("ServiceFails", {f'monitoring_services_failing{{{MONITORING}, name=""}}': "0x5 1x30"}, 14, 17),
     ("AlertsNotDelivered", {f'monitoring_messages_failing_for{{{MONITORING}, name="mailto"}}': "0+60x30"}, 10, 12),
     ("SystemAlert", {f'monitoring_alerts_open{{{MONITORING}, name="critical"}}': "0x5 2x20"}, 5, 7),

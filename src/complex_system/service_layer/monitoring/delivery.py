@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 1000
 """Messages of a receiver that wait while it is away; then the oldest are dropped."""
+SEND_SECONDS = 120.0
+"""Seconds after which a receiver counts as away that neither takes nor refuses a message."""
 KEEP_SECONDS = 2.0
 """Seconds that the database gets to keep the id of a message before it is sent all the same."""
 
@@ -192,13 +194,12 @@ class Delivery:
                         await self._persist()
             told = [Told(each.alert, replace(each.message, id=message_id)) for each in told]
         attempts = told[0].message.attempts + 1
-        try:
-            await run(lambda: channel.send(told), channel.name)
-        except NotDeliveredError as error:
-            if error.for_good:
-                for each in told:
-                    self._give_up(channel, _entry(each), "refused", error.problem)
-                return True
+        error = await _attempt(channel, told)
+        if error is not None and error.for_good:
+            for each in told:
+                self._give_up(channel, _entry(each), "refused", error.problem)
+            return True
+        if error is not None:
             pause = pause_after(attempts)
             log.warning("The receiver %s did not take an alert: %s. Again in %g s.", channel.place, error.problem, pause)
             for each in told:
@@ -235,6 +236,18 @@ class Delivery:
             return replace(alert, messages=tuple(messages))
 
         self._change(entry.key, changed)
+
+
+async def _attempt(channel: Channel, told: Sequence[Told]) -> NotDeliveredError | None:
+    """Send a message in a thread; return why the receiver does not have it."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await run(lambda: channel.send(told), channel.name)
+    except NotDeliveredError as error:
+        return error
+    except TimeoutError:
+        return NotDeliveredError(f"no answer within {SEND_SECONDS:g} s")
+    return None
 
 
 def _is(message: SentMessage, channel: str, event: Kind) -> bool:
