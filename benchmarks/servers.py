@@ -16,11 +16,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.model import DATASET, features, records, train
+from complex_system.serving.requests.tensor_bytes import tensor_bytes
 
-MLSERVER = os.environ.get("MLSERVER_BIN", "")
-"""MLServer needs pydantic 2, so it lives in an environment of its own; without it, it is left out."""
+MLSERVER = os.environ.get("MLSERVER_BIN", f"{sys.prefix}-clients/bin/mlserver")
+"""MLServer needs pydantic 2, so it lives in an environment of its own, .venv-clients; without it, it is left out."""
 CORE = min(os.sched_getaffinity(0))
 SERVERS = ("ours", "ours, V2", "bare ASGI", "mlflow models serve", "MLServer")
 
@@ -33,20 +37,31 @@ class Server:
     port: int
     path: str
     content_type: str = "application/json"
+    grpc_port: int = 0
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether tensors are binary data behind the JSON."""
+        return self.name.endswith("binary")
+
+    def headers(self, body: bytes) -> dict[str, str]:
+        """The headers of a request."""
+        # The JSON ends where the first tensor begins: with the length of its first text, which has zeros.
+        length = {"Inference-Header-Content-Length": str(body.index(b"\0") - 1)} if self.is_binary else {}
+        return {"Content-Type": self.content_type, **length}
 
     def body(self, count: int) -> bytes:
         """A request of ``count`` records in this server's own protocol."""
         if self.name == "ours":
             return json.dumps({"records": records(count)}).encode()
         if self.name == "ours, V2":
-            made = records(count)
-            columns = {name: [record.get(name) for record in made] for name in made[0] if name != "datum"}
-            numbers = {column.name for column in DATASET.columns if column.type == "number"}
             inputs = [
-                {"name": name, "shape": [count], "datatype": "FP64" if name in numbers else "BYTES", "data": values}
-                for name, values in columns.items()
+                {"name": name, "shape": [count], "datatype": datatype, "data": values}
+                for name, datatype, values in tensors(count)
             ]
             return json.dumps({"inputs": inputs}).encode()
+        if self.is_binary:
+            return _binary_body(count)
         rows = features(count).tolist()
         if self.name == "bare ASGI":
             return json.dumps(rows).encode()
@@ -62,12 +77,36 @@ class Server:
 
     def predictions(self, body: bytes) -> list[float]:
         """The predictions of an answer, so that servers can be held against each other."""
+        if self.is_binary:
+            head = body[: body.index(b"}]}") + 3]
+            return np.frombuffer(body[len(head) :], "<f4").astype(float).tolist()  # type: ignore[no-any-return]
         content = json.loads(body)
         if isinstance(content, list):
             return [float(value) for value in content]
         if "outputs" in content:
             return [float(value) for value in content["outputs"][0]["data"]]
         return [float(value) for value in content["predictions"]]
+
+
+def tensors(count: int) -> list[tuple[str, str, list[Any]]]:
+    """Name, datatype and values of the raw columns of so many records."""
+    made = records(count)
+    numbers = {column.name for column in DATASET.columns if column.type == "number"}
+    return [
+        (name, "FP64" if name in numbers else "BYTES", [record.get(name) for record in made])
+        for name in made[0]
+        if name != "datum"
+    ]
+
+
+def _binary_body(count: int) -> bytes:
+    parts = [tensor_bytes(datatype, [value or "" for value in values]) for _, datatype, values in tensors(count)]
+    inputs = [
+        {"name": name, "shape": [count], "datatype": datatype, "parameters": {"binary_data_size": len(part)}}
+        for (name, datatype, _), part in zip(tensors(count), parts, strict=True)
+    ]
+    head = json.dumps({"parameters": {"binary_data_output": True}, "inputs": inputs}).encode()
+    return head + b"".join(parts)
 
 
 @contextmanager
@@ -103,13 +142,14 @@ def running(folder: Path, names: Sequence[str]) -> Iterator[list[Server]]:
 
 def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> Server | None:
     port = _free_port()
-    if name == "ours, V2":
+    if name.startswith("ours, V2"):
         return Server(name, next(each.port for each in started if each.name == "ours"), "/v2/models/champion/infer")
     if name in ("ours", "bare ASGI"):
         command = [sys.executable, "-m", "benchmarks.serve", name.split(maxsplit=1)[0], str(folder), str(port), str(CORE)]
         path = "/predict" if name == "ours" else "/"
-        stack.enter_context(_process(command, {}))
-        return Server(name, port, path)
+        grpc_port = _free_port() if name == "ours" else 0
+        stack.enter_context(_process([*command, str(grpc_port)], {}))
+        return Server(name, port, path, grpc_port=grpc_port)
     if name == "mlflow models serve":
         command = ["mlflow", "models", "serve", "-m", str(folder / "mlflow"), "-p", str(port), "--env-manager", "local"]
         command[0] = str(Path(sys.executable).with_name("mlflow"))
@@ -129,7 +169,7 @@ def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> 
     model = {"name": "lab", "implementation": "mlserver_lightgbm.LightGBMModel", "parameters": {"uri": "./model.bst"}}
     (place / "model-settings.json").write_text(json.dumps(model))
     stack.enter_context(_process([MLSERVER, "start", str(place)], {"MLSERVER_LOGGING_SETTINGS": ""}))
-    return Server(name, port, "/v2/models/lab/infer")
+    return Server(name, port, "/v2/models/lab/infer", grpc_port=ports["grpc_port"])
 
 
 @contextmanager
@@ -157,7 +197,7 @@ def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
 def _ask(server: Server, body: bytes) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
-        connection.request("POST", server.path, body, {"Content-Type": server.content_type})
+        connection.request("POST", server.path, body, server.headers(body))
         answer = connection.getresponse()
         content = answer.read()
         if answer.status != 200:
