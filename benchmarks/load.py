@@ -15,17 +15,19 @@ from benchmarks.servers import Server
 
 @dataclass(frozen=True)
 class Run:
-    """One run against one server: requests a second, and the answers' times in milliseconds."""
+    """One run against one server: requests a second, the answers' times in milliseconds, and how many there were."""
 
     rate: float
     p50: float
     p99: float
+    count: int
 
 
 def run_of(times: list[float], seconds: float) -> Run:
     """The run of requests that took so many seconds each, in so many all together."""
     ordered = sorted(times)
-    return Run(len(times) / seconds, median(ordered) * 1000, ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return Run(len(times) / seconds, median(ordered) * 1000, p99 * 1000, len(times))
 
 
 def _message(server: Server, body: bytes) -> bytes:

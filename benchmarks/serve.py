@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -49,6 +50,8 @@ async def make_engine(folder: Path) -> PredictionEngine:
     """Make the engine as the services do."""
     models = ModelManager(FolderSource(folder), Pipeline(DATASET))
     await models.refresh()
+    gc.collect()
+    gc.freeze()
     return PredictionEngine(models)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.model import DATASET, features, records, train
 from complex_system.serving.requests.tensor_bytes import tensor_bytes
@@ -26,7 +27,13 @@ from complex_system.serving.requests.tensor_bytes import tensor_bytes
 MLSERVER = os.environ.get("MLSERVER_BIN", f"{sys.prefix}-clients/bin/mlserver")
 """MLServer needs pydantic 2, so it lives in an environment of its own, .venv-clients; without it, it is left out."""
 CORE = min(os.sched_getaffinity(0))
-SERVERS = ("ours", "ours, V2", "bare ASGI", "mlflow models serve", "MLServer")
+V2, BINARY, FEATURES = "ours, V2", ", binary", ", features"
+"""Names of ways to ask ours: V2, with binary tensors, with ready-made features."""
+SERVERS = ("ours", V2, "bare ASGI", "mlflow models serve", "MLServer")
+
+
+_END = b"}}]}"
+"""What the JSON ends with where all tensors are binary."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +45,30 @@ class Server:
     path: str
     content_type: str = "application/json"
     grpc_port: int = 0
+    pid: int = 0
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time of its process so far."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
 
     @property
     def is_binary(self) -> bool:
         """Whether tensors are binary data behind the JSON."""
-        return self.name.endswith("binary")
+        return BINARY in self.name
 
     def headers(self, body: bytes) -> dict[str, str]:
         """The headers of a request."""
-        # The JSON ends where the first tensor begins: with the length of its first text, which has zeros.
-        length = {"Inference-Header-Content-Length": str(body.index(b"\0") - 1)} if self.is_binary else {}
+        length = {"Inference-Header-Content-Length": str(body.index(_END) + len(_END))} if self.is_binary else {}
         return {"Content-Type": self.content_type, **length}
 
     def body(self, count: int) -> bytes:
         """A request of ``count`` records in this server's own protocol."""
         if self.name == "ours":
             return json.dumps({"records": records(count)}).encode()
-        if self.name == "ours, V2":
-            inputs = [
-                {"name": name, "shape": [count], "datatype": datatype, "data": values}
-                for name, datatype, values in tensors(count)
-            ]
-            return json.dumps({"inputs": inputs}).encode()
-        if self.is_binary:
-            return _binary_body(count)
+        if self.name.startswith(V2):
+            return _inference_body(tensors(count, ready=FEATURES in self.name), is_binary=self.is_binary)
         rows = features(count).tolist()
         if self.name == "bare ASGI":
             return json.dumps(rows).encode()
@@ -78,7 +85,7 @@ class Server:
     def predictions(self, body: bytes) -> list[float]:
         """The predictions of an answer, so that servers can be held against each other."""
         if self.is_binary:
-            head = body[: body.index(b"}]}") + 3]
+            head = body[: body.index(_END) + len(_END)]
             return np.frombuffer(body[len(head) :], "<f4").astype(float).tolist()  # type: ignore[no-any-return]
         content = json.loads(body)
         if isinstance(content, list):
@@ -88,25 +95,32 @@ class Server:
         return [float(value) for value in content["predictions"]]
 
 
-def tensors(count: int) -> list[tuple[str, str, list[Any]]]:
-    """Name, datatype and values of the raw columns of so many records."""
+def tensors(count: int, *, ready: bool = False) -> list[tuple[str, str, list[int], list[Any]]]:
+    """Name, datatype, shape and values of the raw columns of so many records, or of their ready-made features."""
+    if ready:
+        rows = features(count)
+        return [("features", "FP32", list(rows.shape), rows.ravel().tolist())]
     made = records(count)
     numbers = {column.name for column in DATASET.columns if column.type == "number"}
     return [
-        (name, "FP64" if name in numbers else "BYTES", [record.get(name) for record in made])
+        (name, "FP64" if name in numbers else "BYTES", [count], [record.get(name) for record in made])
         for name in made[0]
         if name != "datum"
     ]
 
 
-def _binary_body(count: int) -> bytes:
-    parts = [tensor_bytes(datatype, [value or "" for value in values]) for _, datatype, values in tensors(count)]
-    inputs = [
-        {"name": name, "shape": [count], "datatype": datatype, "parameters": {"binary_data_size": len(part)}}
-        for (name, datatype, _), part in zip(tensors(count), parts, strict=True)
-    ]
-    head = json.dumps({"parameters": {"binary_data_output": True}, "inputs": inputs}).encode()
-    return head + b"".join(parts)
+def _inference_body(columns: list[tuple[str, str, list[int], list[Any]]], *, is_binary: bool) -> bytes:
+    inputs: list[dict[str, Any]] = []
+    parts = []
+    for name, datatype, shape, values in columns:
+        tensor = {"name": name, "shape": shape, "datatype": datatype}
+        if is_binary:
+            parts.append(tensor_bytes(datatype, [value or "" for value in values] if datatype == "BYTES" else values))
+            inputs.append({**tensor, "parameters": {"binary_data_size": len(parts[-1])}})
+        else:
+            inputs.append({**tensor, "data": values})
+    wanted = {"parameters": {"binary_data_output": True}} if is_binary else {}
+    return json.dumps({**wanted, "inputs": inputs}).encode() + b"".join(parts)
 
 
 @contextmanager
@@ -142,14 +156,14 @@ def running(folder: Path, names: Sequence[str]) -> Iterator[list[Server]]:
 
 def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> Server | None:
     port = _free_port()
-    if name.startswith("ours, V2"):
+    if name.startswith(V2):
         return Server(name, next(each.port for each in started if each.name == "ours"), "/v2/models/champion/infer")
     if name in ("ours", "bare ASGI"):
         command = [sys.executable, "-m", "benchmarks.serve", name.split(maxsplit=1)[0], str(folder), str(port), str(CORE)]
         path = "/predict" if name == "ours" else "/"
         grpc_port = _free_port() if name == "ours" else 0
-        stack.enter_context(_process([*command, str(grpc_port)], {}))
-        return Server(name, port, path, grpc_port=grpc_port)
+        pid = stack.enter_context(_process([*command, str(grpc_port)], {}))
+        return Server(name, port, path, grpc_port=grpc_port, pid=pid)
     if name == "mlflow models serve":
         command = ["mlflow", "models", "serve", "-m", str(folder / "mlflow"), "-p", str(port), "--env-manager", "local"]
         command[0] = str(Path(sys.executable).with_name("mlflow"))
@@ -168,12 +182,12 @@ def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> 
     (place / "settings.json").write_text(json.dumps({**ports, "parallel_workers": 0, "debug": False, "host": "127.0.0.1"}))
     model = {"name": "lab", "implementation": "mlserver_lightgbm.LightGBMModel", "parameters": {"uri": "./model.bst"}}
     (place / "model-settings.json").write_text(json.dumps(model))
-    stack.enter_context(_process([MLSERVER, "start", str(place)], {"MLSERVER_LOGGING_SETTINGS": ""}))
-    return Server(name, port, "/v2/models/lab/infer", grpc_port=ports["grpc_port"])
+    pid = stack.enter_context(_process([MLSERVER, "start", str(place)], {"MLSERVER_LOGGING_SETTINGS": ""}))
+    return Server(name, port, "/v2/models/lab/infer", grpc_port=ports["grpc_port"], pid=pid)
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[int]:
     log = Path(os.environ.get("BENCHMARK_LOG", os.devnull)).open("ab")  # noqa: SIM115 - the process holds it
     process = subprocess.Popen(
         ["taskset", "-c", str(CORE), *command] if shutil.which("taskset") else command,
@@ -183,7 +197,7 @@ def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
         start_new_session=True,
     )
     try:
-        yield
+        yield process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:

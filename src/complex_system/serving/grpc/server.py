@@ -18,7 +18,6 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from complex_system import __version__, tracing
-from complex_system.domain.keys import new_key
 from complex_system.errors import (
     ComplexSystemError,
     InternalError,
@@ -276,7 +275,7 @@ class GrpcServer:
         result = await engine.predict_batch(batch, predictor, live=is_live, origin=origin)
         if result.outside:
             call.trailers.append((OUTSIDE, outside_header(result.outside)))
-        return inference_response(message, request, result, new_key())
+        return inference_response(message, request, result)
 
     async def _find(self, name: str, version: str, call: Call) -> Predictor:
         call.predictor = await self._backend.engine.models.predictor(name, version or None)

@@ -33,6 +33,7 @@ ITEM_TYPES = {
     "FP64": "<f8",
 }
 """numpy's type of an element, by the protocol's datatype; BYTES has no fixed size."""
+_ITEM_BYTES = {datatype: np.dtype(item).itemsize for datatype, item in ITEM_TYPES.items()}
 _PREFIX = Struct("<I")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -85,10 +86,10 @@ def require_bytes(name: str, datatype: str, data: memoryview, count: int) -> Non
                 f"The input '{name}' has {len(data)} bytes, and the lengths alone of {count} elements need {4 * count}."
             )
         return
-    item = ITEM_TYPES.get(datatype)
+    item = _ITEM_BYTES.get(datatype)
     if item is None:
         raise InvalidRequestError(f"The input '{name}' has the unknown datatype '{datatype[:20]}'.")
-    if (needed := count * np.dtype(item).itemsize) != len(data):
+    if (needed := count * item) != len(data):
         raise InvalidRequestError(
             f"The input '{name}' has {len(data)} bytes where {count} elements of {datatype} need {needed}."
         )

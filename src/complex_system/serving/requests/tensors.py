@@ -244,7 +244,7 @@ def _elements(tensor: InputTensor, reader: BatchReader) -> list[Any] | NDArray[A
     """Return the elements of a tensor in row-major order; lists come flat or nested."""
     name: str = tensor.name[:60]
     values: list[Any] | NDArray[Any] | memoryview | None = tensor.data
-    if any(size < 0 for size in tensor.shape):
+    if min(tensor.shape, default=0) < 0:
         raise InvalidRequestError(f"The input '{name}' has a negative dimension.")
     count = math.prod(tensor.shape)
     if isinstance(values, memoryview):
