@@ -147,7 +147,7 @@ def many_texts_in(name: str, data: memoryview, count: int) -> pl.Series:
     """
     raw = np.frombuffer(data, np.uint8)
     starts = _probable_starts(raw)
-    if len(starts) == count:
+    if len(starts) == count > 0:
         ends = starts + 4 + raw[starts]
         if starts[0] == 0 and ends[-1] == len(raw) and (ends[:-1] == starts[1:]).all():
             is_text = np.ones(len(raw), np.bool_)
