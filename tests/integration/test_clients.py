@@ -123,3 +123,17 @@ async def test_the_examples_of_the_documentation_work_when_pasted() -> None:
     numbers = [[float(each) for each in re.findall(r"-?[\d.]+\d|-?\d+", text)] for text in printed]
     assert numbers[0] == pytest.approx([4.0, 4.0])
     assert numbers[1] == pytest.approx([4.0, 4.0, -86.0, -86.0, 94.0, 94.0])
+
+
+async def test_a_client_that_a_generator_makes_of_the_openapi_document(addresses: tuple[str, str]) -> None:
+    found = await answers_of("generated.py", addresses)
+    assert found["warnings"] == [
+        "WARNING parsing POST /invocations within m_lflow_scoring. Unsupported content type text/csv"
+    ]
+    assert found["compiles"]
+    assert found["modules"] > 80
+    [prediction] = expected(2.0).expected[:1]
+    assert found["predictions"] == found["inferred"] == pytest.approx([prediction])
+    assert found["explained"] == pytest.approx(prediction)
+    assert found["intervals"] == [[pytest.approx(prediction - 90), pytest.approx(prediction + 90)]]
+    assert (found["model"], found["refused"]) == ("2", ["Error", "invalid_record"])

@@ -30,6 +30,7 @@ _UNSIGNED = (
     "models are not signed, because the data of this run are from before it had a key: start it with --fresh, "
     "or put a key of your own into {path} and have all trainers train once"
 )
+_WITH_DOCKER_ONLY = ("prometheus", "grafana")
 SOURCE = "dummy_data_generation"
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
@@ -223,7 +224,9 @@ def make_plan(
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         # Eleven processes share a few cores: more threads in each make all of them slower.
-        **dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), _threads()),
+        **dict.fromkeys(
+            ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), str(max(1, (os.cpu_count() or 2) // 4))
+        ),
         **deployment.environment,
         **(options or {}),
     }
@@ -277,6 +280,8 @@ def _servers(
     own: list[Server] = []
     external: list[ExternalServer] = []
     for name, elsewhere in deployment.infrastructure.items():
+        if name in _WITH_DOCKER_ONLY:
+            continue
         kind = SERVERS.get(name)
         if kind is None:
             raise StartError(
@@ -293,6 +298,8 @@ def _servers(
         if isinstance(server, NatsServer):
             server.services = tuple(service.name for service in deployment.services)
             server.devices = {each: value for each, value in given.items() if each.startswith("COMPLEX_SYSTEM_NATS_DEVICE_")}
+            if mqtt := _port("COMPLEX_SYSTEM_MQTT_PORT", given, 0):
+                server.mqtt_port = ports.take("MQTT", mqtt)
         if isinstance(server, MariaServer):
             server.database = given.get("COMPLEX_SYSTEM_MARIA_NAME") or Settings.__fields__["maria_name"].default
         own.append(server)
@@ -341,7 +348,3 @@ def _port(variable: str, given: Mapping[str, str], default: int) -> int:
     if not value.isdigit() or int(value) > 65535:
         raise StartError(f"{variable} must be a port number, not '{value}'.")
     return int(value)
-
-
-def _threads() -> str:
-    return str(max(1, (os.cpu_count() or 2) // 4))

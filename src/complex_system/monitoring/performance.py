@@ -247,7 +247,8 @@ class ModelWindows:
 
     def shadows(self) -> list[ServedMetrics]:
         """Return the metrics of the challengers that predicted the same requests, the newest first."""
-        return [self._metrics(served) for served in reversed(self._windows) if served.shadow]
+        # Reading moves a model to the end, where it is the last to be dropped; from the oldest on, the order stays as it is.
+        return [self._metrics(served) for served in [*self._windows] if served.shadow][::-1]
 
     def kept(self) -> KeptWindows:
         """Return the newest pairs of all windows, for the next process."""
