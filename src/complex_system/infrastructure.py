@@ -23,6 +23,7 @@ from fastiot.cli.model.project import ProjectContext
 from jinja2 import ChoiceLoader, FileSystemLoader
 
 from complex_system.deploy import ACCOUNTS_FILE, COLLECTION, MLFLOW_SCRIPT, USERS_FILE, declares_collection
+from complex_system.deploy.observability import KEY_FILE, PROMETHEUS_PORT
 from complex_system.local.mlflow_server import COLLECT_SECONDS
 
 TEMPLATES = Path(__file__).parent / "deploy" / "templates"
@@ -192,6 +193,91 @@ class MlflowService(InfrastructureService):
             f"python -c 'import urllib.request as u; u.urlopen(\\\"http://127.0.0.1:{MLFLOW_PORT}/health\\\", timeout=4)'",
             start_period=180,
         ),
+    ]
+
+
+_AS_ROOT = InfrastructureServiceComposeExtras(option_name="user", default_value='"0:0"')
+"""Without capabilities, as all containers; the users of the public images could not write to a folder of the host."""
+
+
+class PrometheusService(InfrastructureService):
+    """Prometheus, which scrapes the deployment's services and judges the shipped rules; only where a deployment names it."""
+
+    name: str = "prometheus"
+    image: str = "prom/prometheus:v3.5.0"
+    host_name_env_var: str = "COMPLEX_SYSTEM_PROMETHEUS_HOST"
+    ports: list[InfrastructureServicePort] = [
+        InfrastructureServicePort(
+            container_port=PROMETHEUS_PORT, default_port_mount=PROMETHEUS_PORT, env_var="COMPLEX_SYSTEM_PROMETHEUS_PORT"
+        )
+    ]
+    environment: list[InfrastructureServiceEnvVar] = [
+        InfrastructureServiceEnvVar(name="API_KEY", default="", env_var="COMPLEX_SYSTEM_API_KEY"),
+        InfrastructureServiceEnvVar(name="KEPT", default="30d", env_var="COMPLEX_SYSTEM_PROMETHEUS_KEPT"),
+    ]
+    volumes: list[InfrastructureServiceVolume] = [
+        InfrastructureServiceVolume(container_volume="/prometheus", env_var="COMPLEX_SYSTEM_PROMETHEUS_VOLUME"),
+        InfrastructureServiceVolume(
+            container_volume="/etc/prometheus:ro",
+            env_var="COMPLEX_SYSTEM_PROMETHEUS_CONFIGURATION",
+            default_volume_mount="./prometheus",
+            tmpfs_for_tests=False,
+        ),
+    ]
+    compose_extras: list[InfrastructureServiceComposeExtras] = [
+        _AS_ROOT,
+        # The key is in memory only: Prometheus reads it from a file, and its configuration is readable for everybody.
+        InfrastructureServiceComposeExtras(
+            option_name="entrypoint",
+            default_value=(
+                f'["sh", "-c", "umask 077 && printf %s \\"$$API_KEY\\" >{KEY_FILE} && unset API_KEY && exec prometheus '
+                '--config.file=/etc/prometheus/prometheus.yaml --storage.tsdb.path=/prometheus --storage.tsdb.retention.time=$$KEPT"]'
+            ),
+        ),
+        _health(f"wget -q -O /dev/null http://127.0.0.1:{PROMETHEUS_PORT}/-/healthy"),
+    ]
+
+
+class GrafanaService(InfrastructureService):
+    """Grafana with the shipped dashboards over the deployment's Prometheus; only where a deployment names it."""
+
+    name: str = "grafana"
+    image: str = "grafana/grafana:12.4.0"
+    host_name_env_var: str = "COMPLEX_SYSTEM_GRAFANA_HOST"
+    ports: list[InfrastructureServicePort] = [
+        InfrastructureServicePort(container_port=3000, default_port_mount=3000, env_var="COMPLEX_SYSTEM_GRAFANA_PORT")
+    ]
+    environment: list[InfrastructureServiceEnvVar] = [
+        InfrastructureServiceEnvVar(
+            name="GF_SECURITY_ADMIN_PASSWORD", default="", env_var="COMPLEX_SYSTEM_GRAFANA_PASSWORD"
+        ),
+        InfrastructureServiceEnvVar(
+            name="GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH", default="/etc/grafana/dashboards/overview.json"
+        ),
+        InfrastructureServiceEnvVar(name="GF_LOG_MODE", default="console"),
+        InfrastructureServiceEnvVar(name="GF_ANALYTICS_REPORTING_ENABLED", default="false"),
+        InfrastructureServiceEnvVar(name="GF_ANALYTICS_CHECK_FOR_UPDATES", default="false"),
+        InfrastructureServiceEnvVar(name="GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES", default="false"),
+        InfrastructureServiceEnvVar(name="GF_PLUGINS_PREINSTALL_DISABLED", default="true"),
+    ]
+    volumes: list[InfrastructureServiceVolume] = [
+        InfrastructureServiceVolume(container_volume="/var/lib/grafana", env_var="COMPLEX_SYSTEM_GRAFANA_VOLUME"),
+        InfrastructureServiceVolume(
+            container_volume="/etc/grafana/provisioning:ro",
+            env_var="COMPLEX_SYSTEM_GRAFANA_PROVISIONING",
+            default_volume_mount="./grafana/provisioning",
+            tmpfs_for_tests=False,
+        ),
+        InfrastructureServiceVolume(
+            container_volume="/etc/grafana/dashboards:ro",
+            env_var="COMPLEX_SYSTEM_GRAFANA_DASHBOARDS",
+            default_volume_mount="./grafana/dashboards",
+            tmpfs_for_tests=False,
+        ),
+    ]
+    compose_extras: list[InfrastructureServiceComposeExtras] = [
+        _AS_ROOT,
+        _health("wget -q -O /dev/null http://127.0.0.1:3000/api/health"),
     ]
 
 

@@ -203,6 +203,15 @@ class TestWithADeclaredTime:
             "set apart of the training part, whose records describe what is known"
         )
         assert reference.raw["x"].samples == len(parts[0]) + len(compared.training.calibration)
+        # What calibrates is what the trainers set apart, however small the sample is.
+        whole, small = await data.to_compare(2000, train=5000), await data.to_compare(2000, train=60)
+        assert whole.training is not None
+        assert whole.training.calibration is not None
+        assert small.training is not None
+        assert small.training.calibration is not None
+        for each in (compared, small):
+            assert sorted(each.training.calibration.y) == sorted(whole.training.calibration.y)
+        assert len(small.training.train) < 60
         recent = await data.to_compare(2000, begin - 100 * 24 * HOUR, train=500)
         assert recent.training is not None
         assert len(recent.training.train) > 0.9 * 0.7 * recent.labelled, "the share is that of what is newer"

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from crepes import ConformalRegressor
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError, ModelRefusedError
 from complex_system.evaluation.baselines import for_folds
-from complex_system.training.conformal import INTERVALS_FILE, Intervals, interval_files, intervals_of, set_apart
+from complex_system.training.conformal import (
+    INTERVALS_FILE,
+    Intervals,
+    are_calibration,
+    interval_files,
+    intervals_of,
+    set_apart,
+)
 from complex_system.training.cross_validation import Keyed, out_of_fold
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import fit_linear
@@ -153,15 +161,26 @@ def test_what_is_set_apart_is_trained_on_by_nobody_and_the_same_for_all(size: in
     assert rows(shuffled.calibration) == rows(data.calibration)
 
 
-def test_a_sample_of_the_records_has_none_apart_that_were_trained_on() -> None:
-    whole, validation = noisy(1, 30_000), noisy(2, 6_000)
-    apart = set_apart(declared(), data_of(whole, validation), 43_000).calibration
-    drawn = np.flatnonzero(np.random.default_rng(4).random(30_000) < 0.2)
-    sample = set_apart(declared(), data_of(whole.of(drawn), validation), 44_000).calibration
+@pytest.mark.parametrize("copies", ["together", "apart"])
+@pytest.mark.parametrize("share", [0.2, 0.01])
+def test_a_sample_of_the_records_has_those_apart_that_nobody_has_trained_on(copies: str, share: float) -> None:
+    """Also where the sample is so small that its own share of them would be too few to calibrate with."""
+    dataset, size, labelled = declared(f"split: {{copies: {copies}}}"), 140_000, 200_000
+    random = np.random.default_rng(1)
+    x = random.uniform(0, 1, (size, 1)).astype(np.float32)
+    whole = Samples(x, random.choice(x[:, 0], size) if copies == "apart" else x[:, 0])
+    validation = Samples(x[:1000] + 2, whole.y[:1000])
+    apart = set_apart(dataset, data_of(whole, validation), labelled).calibration
     assert apart is not None
-    assert sample is not None
-    assert rows(sample) < rows(apart)
-    assert len(sample) == pytest.approx(0.2 * len(apart), rel=0.25)
+    page = pa.table({"a": x[:, 0].astype(np.float64), "y": whole.y.astype(np.float64)})
+    drawn = (random.random(size) < share) | are_calibration(dataset, page, labelled)
+    sample = set_apart(dataset, data_of(whole.of(np.flatnonzero(drawn)), validation), labelled, sample=True)
+    assert sample.calibration is not None
+    assert sorted(rows(sample.calibration)) == sorted(rows(apart))
+    assert len(sample.train) == pytest.approx(share * size, rel=0.1)
+    newer = set_apart(dataset, data_of(whole.of(np.flatnonzero(drawn)), validation), 210_000, sample=True)
+    assert newer.calibration is not None
+    assert rows(newer.calibration) < rows(apart)
 
 
 def test_too_few_records_are_all_trained_on_and_without_intervals() -> None:

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -25,7 +26,9 @@ import yaml
 from complex_system.deploy.containers import container_variables, homeless_secrets
 from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
 from complex_system.deploy.images import build_command, build_images
+from complex_system.deploy.observability import KEY_FILE
 from complex_system.errors import StartError
+from complex_system.infrastructure import PrometheusService
 from complex_system.local.mlflow_server import COLLECT_SECONDS
 from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, free_port
@@ -306,6 +309,73 @@ def test_secrets_that_an_env_adds_go_where_they_belong() -> None:
         "ml_monitoring": {"COMPLEX_SYSTEM_RECORDS", "MLFLOW_TRACKING_URI", "COMPLEX_SYSTEM_WEBHOOK_URL"},
     }
     assert homeless_secrets(["mlflow", "nats"], given) == ["MY_TOKEN"]
+
+
+def test_prometheus_and_grafana_come_where_a_deployment_names_them_and_only_there(own_copy: Path) -> None:
+    before = compose(own_copy, "mongo")
+    assert not {"prometheus", "grafana"} & set(before["services"])
+    assert not (own_copy / "build/deployments/mongo/prometheus").exists()
+    declared = own_copy / "deployments/mongo/deployment.yaml"
+    text = declared.read_text().replace("  mlflow:\n", "  mlflow:\n  prometheus:\n  grafana:\n")
+    declared.unlink()
+    declared.write_text(text)
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 1
+    assert "COMPLEX_SYSTEM_GRAFANA_PASSWORD" in done.stderr
+    assert fiot(own_copy, "extras", "init-env", "mongo", "--add").returncode == 0
+    with (own_copy / "deployments/mongo/.env").open("a") as file:
+        file.write("COMPLEX_SYSTEM_ALERTMANAGER=alerts.example.org:9093\nCOMPLEX_SYSTEM_SERVING_PORT=9002\n")
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no container gets") == 0
+    built, after = own_copy / "build/deployments/mongo", compose(own_copy, "mongo")
+    services = after["services"]
+    assert set(services) == {*before["services"], "prometheus", "grafana"}
+    for service, content in before["services"].items():
+        assert {**services[service], "environment": {}, "ports": []} == {**content, "environment": {}, "ports": []}, service
+
+    secrets = secrets_of(own_copy, "mongo")
+    prometheus, grafana = services["prometheus"], services["grafana"]
+    assert re.fullmatch(r"prom/prometheus:v\d+\.\d+\.\d+", prometheus["image"])
+    assert re.fullmatch(r"grafana/grafana:\d+\.\d+\.\d+", grafana["image"])
+    assert prometheus["environment"]["API_KEY"] == secrets["COMPLEX_SYSTEM_API_KEY"]
+    assert grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"] == secrets["COMPLEX_SYSTEM_GRAFANA_PASSWORD"]
+    for name in ("prometheus", "grafana"):
+        held = variables(own_copy, "mongo", name)
+        assert len([value for value in secrets.values() if value in held.values()]) == 1
+        assert services[name]["ports"][0].startswith("127.0.0.1:")
+        for volume in services[name]["volumes"]:
+            source, target, *_ = volume.split(":")
+            assert not source.startswith("./") or (built / source).is_dir(), (source, target)
+    assert "./prometheus:/etc/prometheus:ro" in prometheus["volumes"]
+
+    scraped = yaml.safe_load((built / "prometheus/prometheus.yaml").read_text())
+    targets = [target for job in scraped["scrape_configs"] for each in job["static_configs"] for target in each["targets"]]
+    inside = {service: services[service]["ports"][0].rsplit(":", 1)[1] for service in ("ml_serving", "ml_monitoring")}
+    assert f"ml_serving:{inside['ml_serving']}" in targets
+    assert f"ml_monitoring:{inside['ml_monitoring']}" in targets
+    assert len(targets) == 3
+    [manager] = scraped["alerting"]["alertmanagers"]
+    assert manager["static_configs"][0]["targets"] == ["alerts.example.org:9093"]
+    assert secrets["COMPLEX_SYSTEM_API_KEY"] not in (built / "prometheus/prometheus.yaml").read_text()
+    [source] = yaml.safe_load((built / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert {path.name for path in (built / "grafana/dashboards").iterdir()} == {
+        "overview.json",
+        "serving.json",
+        "data-flow.json",
+    }
+
+
+def test_the_key_reaches_prometheus_in_a_file_that_only_it_reads(own_copy: Path, tmp_path: Path) -> None:
+    script = PrometheusService().compose_extras[1].default_value
+    [shell, option, text] = json.loads(script.replace("$$", "$"))
+    text = text.replace(KEY_FILE, str(tmp_path / "key")).replace("exec prometheus", "exec echo")
+    environment = {"API_KEY": 'it\'s "secret"', "KEPT": "5d", "PATH": os.environ["PATH"]}
+    done = subprocess.run([shell, option, text], env=environment, text=True, capture_output=True, check=True)
+    assert (tmp_path / "key").read_text() == environment["API_KEY"]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert "--storage.tsdb.retention.time=5d" in done.stdout
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)

@@ -10,7 +10,15 @@ import typer
 from fastiot.cli.model.project import ProjectContext
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, extras_cmd
 
-from complex_system.cli.shared import Deployed, config_of, errors_of, infrastructure_of, over_the_broker, say
+from complex_system.cli.shared import (
+    Deployed,
+    config_of,
+    errors_of,
+    infrastructure_of,
+    over_the_broker,
+    read_deployment,
+    say,
+)
 from complex_system.errors import StartError
 
 if TYPE_CHECKING:
@@ -133,6 +141,36 @@ def test_message(deployment: Deployed) -> None:
             raise typer.Exit(1)
 
     over_the_broker("extras test-message", deployment, send)
+
+
+@extras_cmd.command("monitoring-files", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def monitoring_files(
+    deployment: Deployed,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to; it is created.", file_okay=False)],
+    host: Annotated[str, typer.Option(help="Where the services answer.")] = "127.0.0.1",
+    key_file: Annotated[
+        Path | None, typer.Option(help="File with the API key, where the services ask for one.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Write scrape configuration, alert rules and dashboards for a Prometheus and a Grafana of your own.
+
+    A deployment that names prometheus and grafana among its infrastructure-services gets them with `fiot config`.
+
+        fiot extras monitoring-files mongo --output watching --key-file .run/mongo/api_key
+    """
+    from complex_system.deploy.observability import PROMETHEUS_PORT, SCRAPED, scrape_configuration, write_files
+
+    with errors_of("extras monitoring-files"):
+        found = read_deployment(deployment)
+        targets = {
+            service.name: f"{host}:{found.environment.get(variable, port)}"
+            for service in found.services
+            if service.name in SCRAPED
+            for variable, port in list(service.ports.items())[:1]
+        }
+        key = str(key_file.resolve()) if key_file else ""
+        write_files(output, scrape_configuration(targets, key), f"http://127.0.0.1:{PROMETHEUS_PORT}")
+    typer.echo(f"{output} is written: prometheus/prometheus.yaml with rules, and grafana/dashboards to import.")
 
 
 @extras_cmd.command("describe-data", context_settings=DEFAULT_CONTEXT_SETTINGS)

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from complex_system.deploy import ACCOUNTS_FILE, MLFLOW_SCRIPT, USERS_FILE
+from complex_system.deploy.observability import write_deployment_files
 from complex_system.local import mlflow_server
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import DEVICE_VARIABLE, PASSWORD_VARIABLE, authorization, broker_users, service_user
@@ -47,7 +48,11 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
 }
 """The containers that get a secret. Servers get theirs from the compose file, the broker's users are added by name."""
 
-_FOR_OPERATORS = ("COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD", "COMPLEX_SYSTEM_MLFLOW_SECRET_KEY")
+_FOR_OPERATORS = (
+    "COMPLEX_SYSTEM_MARIA_ROOT_PASSWORD",
+    "COMPLEX_SYSTEM_MLFLOW_SECRET_KEY",
+    "COMPLEX_SYSTEM_GRAFANA_PASSWORD",
+)
 """Secrets that the compose file gives to a server, and nobody else needs."""
 _SECRET = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|KEY|CREDENTIAL|WEBHOOK")
 _URL_WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
@@ -101,6 +106,9 @@ CONTAINERS: Mapping[str, Container] = {
         memory="2g", capabilities=_BECOMES_A_USER, tmpfs=("/run/mysqld:mode=1777,size=1m",), volumes=("mariadb_tmp:/tmp",)
     ),
     "mlflow": Container(memory="2g", tmpfs=("/tmp:size=512m", "/root:size=64m")),  # noqa: S108
+    # Their volumes may belong to whoever deploys.
+    "prometheus": Container(memory="1g", capabilities=("DAC_OVERRIDE",), tmpfs=(_TMP,), read_only=()),
+    "grafana": Container(memory="512m", capabilities=("DAC_OVERRIDE",), tmpfs=(_TMP,), read_only=()),
     "ml_lightgbm_regression_mlflow": Container(memory="2g"),
     "ml_pytorch_regression_mlflow": Container(memory="2g"),
     "ml_pytorch_regression": Container(memory="2g"),
@@ -138,7 +146,7 @@ def container_variables(name: str, environment: Mapping[str, str], configuration
     if name == "mlflow":
         ours = set(OWNERS)
         return {each: value for each, value in environment.items() if each.startswith(_OF_MLFLOW) and each not in ours}
-    if name in ("mongodb", "mariadb"):
+    if name in ("mongodb", "mariadb", "prometheus", "grafana"):
         return {}
     found = {
         variable: value
@@ -178,6 +186,7 @@ def write_container_files(folder: Path, services: Iterable[str], environment: Ma
     if "mlflow" in content["services"]:
         (folder / ACCOUNTS_FILE).write_text(_ACCOUNTS, encoding="utf-8")
         shutil.copyfile(mlflow_server.__file__, folder / MLFLOW_SCRIPT)
+    write_deployment_files(folder, services, content, environment)
     (folder / ENVIRONMENTS).mkdir(mode=0o700, exist_ok=True)
     for name in content["services"]:
         lines = [

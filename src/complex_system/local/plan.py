@@ -30,6 +30,7 @@ _UNSIGNED = (
     "models are not signed, because the data of this run are from before it had a key: start it with --fresh, "
     "or put a key of your own into {path} and have all trainers train once"
 )
+_WITH_DOCKER_ONLY = ("prometheus", "grafana")
 SOURCE = "dummy_data_generation"
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""
@@ -277,6 +278,8 @@ def _servers(
     own: list[Server] = []
     external: list[ExternalServer] = []
     for name, elsewhere in deployment.infrastructure.items():
+        if name in _WITH_DOCKER_ONLY:
+            continue
         kind = SERVERS.get(name)
         if kind is None:
             raise StartError(

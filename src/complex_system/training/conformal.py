@@ -28,13 +28,14 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import InvalidRequestError, ModelRefusedError
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.grouping import Mask, last_share
 from complex_system.training.out_of_fold import OutOfFold
-from complex_system.training.split import Hashes, contents_of
+from complex_system.training.split import Hashes, contents_of, hashes_of
 
 INTERVALS_FILE = "intervals.json"
 """The file of a model's version that holds its :class:`Intervals`."""
@@ -164,27 +165,31 @@ def interval_files(
     return {INTERVALS_FILE: found.encoded()}
 
 
-def set_apart(dataset: Dataset, data: TrainingData, labelled: int = 0) -> TrainingData:
+def set_apart(dataset: Dataset, data: TrainingData, labelled: int = 0, *, sample: bool = False) -> TrainingData:
     """Return training data without the calibration records, and these beside them; as they are where they are too few.
 
-    The records are those with the smallest hash of what they are. So every trainer sets the same ones apart. One that has an even
-    sample of the records, or some newer ones, sets none apart that the others have trained on. Copies and groups stay together. With
+    The records are those with the smallest hash of what they are. So every trainer sets the same ones apart, and one that has some
+    newer records sets none apart that the others have trained on. Copies and groups stay together. With
     a split by time they are the newest of the validation part, so that they are predicted from the past, and the training loses none.
 
     Args:
         dataset: Declares the split.
         data: Training and validation part, or a sample of them.
         labelled: All labelled records; estimated from the parts unless given.
+        sample: Whether the parts are an even sample, by a split by key, and beside it all records of :func:`are_calibration`. Then
+            none is taken instead of those that are missing: the others may have trained on it.
     """
     by_time = dataset.split.by == "time"
     part = data.validation if by_time else data.train
-    share = min(SHARE, _TYPICAL / max(1.0, labelled or (len(data.train) + len(data.validation)) / 0.85))
+    share = _share(labelled or (len(data.train) + len(data.validation)) / 0.85)
     if by_time:
         assert part.times is not None
         chosen = part.times >= last_share(part.times, max(share * len(part) / 0.15, _UNITS))
         enough = _FEWEST <= chosen.sum() <= len(part) / 3
     else:
-        chosen = _chosen(_units(part, alike=dataset.copies_together), share / 0.7, _MOST * len(part))
+        units = _units(part, alike=dataset.copies_together)
+        limit = _MOST * (0.7 * labelled if sample else len(part))
+        chosen = _chosen(units, share / 0.7, limit, fewest=0 if sample else _UNITS)
         enough = bool(chosen.any())
     if not enough:
         return data
@@ -192,6 +197,33 @@ def set_apart(dataset: Dataset, data: TrainingData, labelled: int = 0) -> Traini
     if by_time:
         return replace(data, validation=rest, calibration=calibration)
     return replace(data, train=rest, calibration=calibration)
+
+
+def are_calibration(dataset: Dataset, table: pa.Table, labelled: int) -> Mask:
+    """Return which records of a page :func:`set_apart` takes where they are in the training part, but for second copies.
+
+    Args:
+        dataset: Declares a split by key.
+        table: Processed records with features and target.
+        labelled: All labelled records.
+    """
+    units = hashes_of(dataset, table)[1]
+    if not dataset.copies_together:
+        units = contents_of([np.zeros(len(units))], len(units), units)
+    return _places(units) < _threshold(_share(labelled) / 0.7)
+
+
+def _share(labelled: float) -> float:
+    return min(SHARE, _TYPICAL / max(1.0, labelled))
+
+
+def _threshold(share: float) -> np.uint64:
+    return np.uint64(share * 2.0**64)
+
+
+def _places(units: Hashes) -> Hashes:
+    """Return the order in which units are chosen: not that of their hashes, by which groups are divided into parts."""
+    return units * np.uint64(0x9E3779B97F4A7C15)
 
 
 def _units(samples: Samples, *, alike: bool) -> Hashes:
@@ -210,14 +242,13 @@ def _units(samples: Samples, *, alike: bool) -> Hashes:
     return contents_of([numbers], len(contents), contents)
 
 
-def _chosen(units: Hashes, share: float, limit: float) -> Mask:
-    """Choose this share of the units by the order of their hashes, ``_UNITS`` at least, with ``limit`` records at most; or none."""
+def _chosen(units: Hashes, share: float, limit: float, fewest: int) -> Mask:
+    """Choose this share of the units by the order of their hashes, ``fewest`` at least, with ``limit`` records at most; or none."""
     names, numbers, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    # Not in the order of the names themselves: by that groups are divided into parts.
-    places = names * np.uint64(0x9E3779B97F4A7C15)
+    places = _places(names)
     order = np.argsort(places, kind="stable")
-    below = int(np.searchsorted(places[order], np.uint64(share * 2.0**64)))
-    count = min(max(below, _UNITS), int(np.searchsorted(np.cumsum(sizes[order]), min(limit, LIMIT), "right")))
+    below = int(np.searchsorted(places[order], _threshold(share)))
+    count = min(max(below, fewest), int(np.searchsorted(np.cumsum(sizes[order]), min(limit, LIMIT), "right")))
     chosen = np.zeros(len(names), dtype=np.bool_)
     if count >= _FEWEST:
         chosen[order[:count]] = True

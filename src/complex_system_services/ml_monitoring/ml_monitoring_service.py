@@ -243,7 +243,7 @@ class MlMonitoringService(SystemService):
             drift = None
             if records and reference is not None:
                 drift = await asyncio.to_thread(self.monitor.measure_data, records, reference)
-            figures = self.monitor.point(Figures(self._host.figures() | self._alerts.delivery.figures()), drift)
+            figures = self.monitor.point(Figures(self._host.figures() | self._alerts.figures()), drift)
             self._buffer.add(figures, datetime.fromtimestamp(self.monitor.at, UTC))
             if self.may_act:
                 await self._alerts.evaluate(self.monitor.at, figures, drift)

@@ -12,7 +12,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.monitoring.alerts.channels import Channel, channels_of
 from complex_system.monitoring.alerts.evaluation import AlertChange, AlertRules, with_action
 from complex_system.monitoring.alerts.messages import MessagePlan, load_plan
-from complex_system.monitoring.alerts.rules import load_rules
+from complex_system.monitoring.alerts.rules import SEVERITIES, load_rules
 from complex_system.monitoring.drift import DataDrift
 from complex_system.monitoring.points import Figures
 from complex_system.protocol.base import Event
@@ -60,6 +60,13 @@ class Alerting:
     def alerts(self) -> Alerts:
         """Return the open alerts, oldest first, and past ones, newest first."""
         return Alerts(open=tuple(self._rules.open), past=tuple(reversed(self._past.values()))[:MAX_PAST])
+
+    def figures(self) -> Figures:
+        """Return the number of open alerts by severity, and the figures of their delivery."""
+        figures = self.delivery.figures()
+        for severity in SEVERITIES:
+            figures.add("alerts", {"open": sum(alert.severity == severity for alert in self._rules.open)}, severity)
+        return figures
 
     def find(self, key: str) -> Alert | None:
         """Return an alert that is open, has ended lately, or has messages that wait."""

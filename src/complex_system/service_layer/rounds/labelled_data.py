@@ -18,7 +18,7 @@ from complex_system.evaluation.stacking import HoldOut
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE
 from complex_system.service_layer.training.job import training_description
-from complex_system.training.conformal import set_apart
+from complex_system.training.conformal import are_calibration, set_apart
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData
 from complex_system.training.grouping import OriginCollector, Read, divide
@@ -71,11 +71,12 @@ class LabelledData:
             self._dataset, [Part.HOLDOUT], newest_held_out, keys=0 if by_key else RAW_SAMPLE, timed=timed
         )
         trained = collector
-        share, draw = 1.0, np.random.default_rng(0)
+        share, draw, expected = 1.0, np.random.default_rng(0), there
         if by_key:
             trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=train > 0)
             if there > train > 0:
-                share = train / max(train, there if since is None else (await self.newest(1, since))[0])
+                expected = there if since is None else (await self.newest(1, since))[0]
+                share = train / max(train, expected)
         every = FewRecords(self._dataset, few)
         targets = TargetCheck(self._dataset)
         times = RecordTimes(self._dataset)
@@ -87,12 +88,18 @@ class LabelledData:
         )
         labelled = 0
 
+        def sampled(table: pa.Table) -> pa.Table:
+            # An even sample, since the first ones by key may be the oldest, and beside it what no trainer has trained on.
+            return table.filter(
+                pa.array((draw.random(table.num_rows) < share) | are_calibration(self._dataset, table, expected))
+            )
+
         def take(page: pa.Table) -> int:
             table = times.newer(page, since)
             for each in (collector, targets, every):
                 each.add(table)
-            if by_key and train:  # an even sample of all: the first ones by key may be the oldest
-                trained.add(table if share == 1 else table.filter(pa.array(draw.random(table.num_rows) < share)))
+            if by_key and train:
+                trained.add(table if share == 1 else sampled(table))
             return int(table.num_rows)
 
         async with aclosing(pages):  # type: ignore[type-var]
@@ -114,7 +121,7 @@ class LabelledData:
         if stack and keyed is None:
             parts = await asyncio.to_thread(parts.divided, self._dataset.split.by)
         if training is not None and keyed is None:
-            training = await asyncio.to_thread(set_apart, self._dataset, training, labelled)
+            training = await asyncio.to_thread(set_apart, self._dataset, training, max(labelled, expected), sample=share < 1)
         keys = [] if training is None else await asyncio.to_thread(trained.keys, Part.TRAIN)
         suspects = await asyncio.to_thread(targets.found)
         return ToCompare(
