@@ -31,7 +31,7 @@ DECLARATION = """
 name: press
 target: strength
 columns:
-  - {name: temp, type: number, optional: true, fill: 20}
+  - {name: temp, type: number, optional: true, fill: 20, range: [0, 100]}
   - {name: readings, type: integer, optional: true, fill: 0}
   - {name: before, type: number, optional: true, fill: 0}
   - {name: strength, type: number, optional: true}
@@ -40,8 +40,8 @@ pipeline:
 collect:
   things: [press-4.*]
   columns:
-    temp: {name: temperature, over: 900ms, take: mean}
-    readings: {name: temperature, over: 900ms, take: count}
+    temp: {name: temperature, over: 0.9s, take: mean}
+    readings: {name: temperature, over: 0.9s, take: count}
     before: {column: temp, lag: 1}
   record: {on: 'thing "press-4.part_done"', id: value, wait: 1s}
   label: {column: strength, from: 'subject "lab.results"', match: id, within: 1h}

@@ -36,7 +36,7 @@ from complex_system.monitoring.page.views import alerts, data, models, overview,
 from complex_system.monitoring.page.views.promotion import Decide, take_decisions
 from complex_system.protocol.promotion import ChampionRequest, Promotion
 
-VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, trial.VIEW, data.VIEW, sensors.VIEW, system.VIEW, alerts.VIEW)
+VIEWS = (overview.VIEW, models.VIEW, predictions.VIEW, trial.VIEW, data.VIEW, system.VIEW, alerts.VIEW)
 ASSETS = Path(__file__).parent / "assets"
 TIMEOUT = 10.0
 """Seconds that a request waits for the event loop to take a reading."""
@@ -119,8 +119,8 @@ def public_address(uri: str) -> str:
 
 
 def views_of(facts: Facts) -> tuple[View, ...]:
-    """Return the views of a data set: that of the sensors only where readings are collected."""
-    return VIEWS if facts.dataset.collect else tuple(view for view in VIEWS if view is not sensors.VIEW)
+    """Return the views of a data set: where readings are collected, that of the sensors, too."""
+    return (*VIEWS[:-2], sensors.VIEW, *VIEWS[-2:]) if facts.dataset.collect else VIEWS
 
 
 class Readings:
