@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     nats_user: str = Field("", env="FASTIOT_NATS_USER", description="User at the NATS server, empty for none")
     nats_password: str = Field("", repr=False, env="FASTIOT_NATS_PASSWORD", description="Password at the NATS server")
     nats_tls_ca: str = Field("", env="FASTIOT_NATS_TLS_CA", description="CA certificate file; when set, TLS is used")
+    mqtt_port: int = Field(0, ge=0, le=65_535, description="Port on which the NATS server takes MQTT, too; 0 for none")
     request_timeout: float = Field(30.0, env="FASTIOT_NATS_DEFAULT_TIMEOUT", gt=0, description="Seconds to wait for a reply")
     reconnect_timeout: float = Field(
         60.0,

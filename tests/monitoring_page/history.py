@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.pipeline.rows import Matrix
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.explanation import ModelExplanation
-from complex_system.protocol.operations import Action, Alert
+from complex_system.protocol.operations import Action, Alert, SentMessage
 from complex_system.protocol.serving import PredictedRecord, PredictionMade
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, heartbeat
 
@@ -163,11 +164,26 @@ def _alerts(now: float) -> Iterator[Alert]:
         sentence="The predictions of aufbereiteter_wert are 1.4 times as wrong as when the model was chosen, and surely 1.2 times "
                     "(RMSE 20.4, limit 1.1 times), for 9 min.",
         over="The model's error is back to normal after 4.6 h: error 0.93, limit 1.1.",
+        messages=(
+            *_told("raised", now - (ALERTED + 0.03) * DAY), *_told("ended", now - (CLEARED + 0.03) * DAY)
+        ),
     )  # fmt: skip
     yield alert(
         "missing", now - 0.049 * DAY, rule="missing-values", metric="data/missing_excess/rohwert_3_labormessung", value=0.114,
         sentence="Third raw value (rohwert_3_labormessung) is missing in 11.4 % of the live records, 11.4 % more than in the "
                     "training data (limit 10 %): the sensor or its connection may have failed.",
+        messages=(
+            SentMessage(event="raised", channel="webhook", at=now - 0.049 * DAY, due=now + 200, attempts=9, problem="status 503"),
+            SentMessage(event="raised", channel="mailto", at=now - 0.049 * DAY, due=now + 7200, quiet=True),
+        ),
+    )  # fmt: skip
+
+
+def _told(event: str, at: float) -> tuple[SentMessage, ...]:
+    """Webhook and mail, delivered at the first attempt."""
+    usual: dict[str, Any] = {"event": event, "at": at, "due": at, "attempts": 1, "outcome": "delivered"}
+    return (
+        SentMessage(**usual, channel="webhook", finished=at + 0.4), SentMessage(**usual, channel="mailto", finished=at + 31)
     )  # fmt: skip
 
 

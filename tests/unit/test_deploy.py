@@ -32,6 +32,7 @@ from complex_system.infrastructure import PrometheusService
 from complex_system.local.mlflow_server import COLLECT_SECONDS
 from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, free_port
+from complex_system.local.servers.base import program
 from complex_system.messaging.users import PASSWORD_VARIABLE, service_user
 from support import eventually
 
@@ -367,6 +368,25 @@ def test_prometheus_and_grafana_come_where_a_deployment_names_them_and_only_ther
     }
 
 
+def test_a_prometheus_of_ones_own_gets_its_files_from_a_command(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "watching"
+    key = tmp_path / "api_key"
+    done = fiot(
+        project, "extras", "monitoring-files", "mongo", "-o", str(folder), "--host", "10.0.0.5", "--key-file", str(key)
+    )
+    assert done.returncode == 0, done.stderr
+    scraped = yaml.safe_load((folder / "prometheus/prometheus.yaml").read_text())["scrape_configs"]
+    found = {each["labels"]["service"]: each["targets"] for job in scraped for each in job["static_configs"]}
+    assert found == {
+        "ml_serving": ["10.0.0.5:8002"], "ml_serving_mlflow": ["10.0.0.5:8001"], "ml_monitoring": ["10.0.0.5:8003"],
+    }  # fmt: skip
+    assert {job["authorization"]["credentials_file"] for job in scraped} == {str(key)}
+    assert (folder / "prometheus/rules.yaml").is_file()
+    assert len(list((folder / "grafana/dashboards").glob("*.json"))) == 3
+    wrong = fiot(project, "extras", "monitoring-files", "nothing", "-o", str(folder))
+    assert (wrong.returncode, "There is no deployment 'nothing'" in wrong.stderr) == (1, True)
+
+
 def test_the_key_reaches_prometheus_in_a_file_that_only_it_reads(own_copy: Path, tmp_path: Path) -> None:
     script = PrometheusService().compose_extras[1].default_value
     [shell, option, text] = json.loads(script.replace("$$", "$"))
@@ -443,6 +463,32 @@ def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(own_copy: Path
     holders = [name for name in compose(own_copy, "mongo")["services"]
                if password[1] in variables(own_copy, "mongo", name).values()]  # fmt: skip
     assert holders == ["nats"]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_mqtt_has_a_listener_and_a_port_where_the_env_sets_one_and_tls_as_the_broker(own_copy: Path, tls: bool) -> None:
+    users = own_copy / "build/deployments/mongo/users.conf"
+    assert "mqtt" not in users.read_text()
+    assert len(compose(own_copy, "mongo")["services"]["nats"]["ports"]) == 1
+    with (own_copy / "deployments/mongo/.env").open("a") as env:
+        env.write("COMPLEX_SYSTEM_MQTT_PORT=11883\nCOMPLEX_SYSTEM_NATS_DEVICE_PRESS_4=x\n")
+    configuration = own_copy / "deployments/mongo/nats.conf"
+    if tls:
+        text = configuration.read_text().replace("# tls {", "tls {")
+        configuration.unlink()  # it is a link to the project's
+        configuration.write_text(text)
+    assert fiot(own_copy, "config", "mongo").returncode == 0
+    nats = compose(own_copy, "mongo")["services"]["nats"]
+    assert "127.0.0.1:11883:11883" in nats["ports"]
+    section = users.read_text().partition("mqtt {")[2]
+    assert 'listen: "0.0.0.0:11883"' in section
+    assert ('cert_file: "/etc/nats/certs/cert.pem"' in section) == tls
+    assert variables(own_copy, "mongo", "database_mongo")["COMPLEX_SYSTEM_MQTT_PORT"] == "11883"
+    if not tls:  # the broker itself reads it
+        binary = program("nats-server")
+        assert binary is not None
+        environment = {**os.environ, **variables(own_copy, "mongo", "nats")}
+        subprocess.run([binary, "-t", "-c", "nats.conf"], cwd=users.parent, env=environment, check=True)
 
 
 COLLECTED = """name: press

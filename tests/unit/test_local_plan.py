@@ -282,3 +282,19 @@ def test_two_runs_that_start_at_the_same_moment_get_different_ports() -> None:
     assert free_port(port) == port  # nobody listens there yet, and it is still ours
     assert str(port) not in other
     assert len(set(other)) == 2
+
+
+def test_the_broker_takes_mqtt_where_a_port_is_set(tmp_path: Path, taken_port: int) -> None:
+    assert "COMPLEX_SYSTEM_MQTT_PORT" not in plan(tmp_path).server_environment
+    wanted = free_port()
+    found = plan(tmp_path, {"COMPLEX_SYSTEM_MQTT_PORT": str(wanted)})
+    assert found.settings.mqtt_port == wanted
+    [broker] = [server for server in found.servers if isinstance(server, NatsServer)]
+    broker.directory.mkdir(parents=True)
+    broker.prepare()
+    assert f'mqtt {{\n  listen: "127.0.0.1:{wanted}"' in (broker.directory / "nats.conf").read_text()
+    moved = plan(tmp_path, {"COMPLEX_SYSTEM_MQTT_PORT": str(taken_port)})
+    assert moved.settings.mqtt_port not in (0, taken_port)
+    assert any("MQTT is taken" in note for note in moved.notes)
+    with pytest.raises(StartError, match="COMPLEX_SYSTEM_MQTT_PORT must be a port number"):
+        plan(tmp_path, {"COMPLEX_SYSTEM_MQTT_PORT": "many"})

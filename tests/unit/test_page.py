@@ -34,6 +34,7 @@ from complex_system.monitoring.page.reading import PERIODS, Facts, Reading, take
 from complex_system.monitoring.page.summaries import champions, errors_of_models
 from complex_system.monitoring.page.svg import chart, histogram, nice_ticks, safe
 from complex_system.monitoring.page.terms import TERMS, requests_of
+from complex_system.monitoring.page.views import alerts
 from complex_system.monitoring.page.views.data import judged_drift
 from complex_system.monitoring.performance import WindowPair
 from complex_system.monitoring.points import Figures
@@ -41,7 +42,7 @@ from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.views import ReferenceView
 from complex_system.protocol.base import to_wire
 from complex_system.protocol.explanation import ColumnEffect, ColumnImportance, ModelExplanation
-from complex_system.protocol.operations import Action
+from complex_system.protocol.operations import Action, SentMessage
 from complex_system.protocol.training import FoldCounts, ScoresWithInterval, StackMember, VerdictOnBaseline
 from monitoring_page.messages import alert, champion, compared, comparison, crowned, drifted, heartbeat
 
@@ -585,3 +586,25 @@ async def test_scripts_are_kept_compressed_however_many_names_they_are_asked_by(
             await http.get("/b")
         assert sum(map(len, gateway._compressed.values())) <= 60_000
     gateway.close()
+
+
+def test_an_alert_says_where_it_was_sent_and_what_became_of_it(monitor: Monitor) -> None:
+    usual: dict[str, Any] = {"event": "raised", "at": NOW - 500, "due": NOW + 60}
+    messages = (
+        SentMessage(**usual, channel="webhook", outcome="delivered", finished=NOW - 400, attempts=1),
+        SentMessage(**usual, channel="mailto", attempts=3, problem=f"status 503 {EVIL}"),
+        SentMessage(**usual, channel="slack", quiet=True),
+        SentMessage(**usual, channel="json", outcome="expired", finished=NOW - 300, problem="TimeoutError"),
+        SentMessage(**{**usual, "event": "ended"}, channel="sms", outcome="dropped", finished=NOW - 200),
+    )
+    monitor.history.alert(alert("a", NOW - 500, messages=messages))
+    shown = str(alerts.VIEW.fill(read(monitor), Viewer()))
+    clock = Viewer().clock
+    told = (
+        f"webhook delivered {clock.short(NOW - 400)}",
+        f"mailto not delivered yet (status 503 {EVIL}), 3 attempt(s), the next {clock.short(NOW + 60)}",
+        f"slack held back in quiet hours until {clock.short(NOW + 60)}",
+        f"json expired {clock.short(NOW - 300)} (TimeoutError)",
+    )
+    assert f"Li('Beginning: {'; '.join(told)}')" in shown
+    assert f"Li('End: sms dropped {clock.short(NOW - 200)} (without an answer)')" in shown

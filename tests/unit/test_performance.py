@@ -106,6 +106,17 @@ def test_a_challenger_stands_beside_the_champion_and_is_no_change_of_model() -> 
     assert (shadow.served, shadow.performance["bias"]) == (SHADOW, 3.0)
 
 
+def test_several_challengers_are_read_newest_first_and_looking_changes_nothing() -> None:
+    windows = ModelWindows(10, lambda: 0.0)
+    windows.answered(OLD, 5.0, 1)
+    others = [SHADOW._replace(model=name) for name in ("a", "b", "c")]
+    for other in others:
+        windows.answered(other, 9.0, 1)
+    for _ in range(2):
+        assert [each.served for each in windows.shadows()] == others[::-1]
+        assert windows.metrics()["champion"].served == OLD
+
+
 def test_windows_outlive_a_restart_and_go_on_before_what_has_come_since() -> None:
     windows = ModelWindows(3, lambda: 0.0)
     windows.answered(OLD, 5.0, 1)

@@ -132,7 +132,7 @@ class Collector:
         """Add the lags, give every value its column's type, and remember the record."""
         opened = made.opened
         values: dict[str, Any] = {name: fitting(value, self._columns[name]) for name, value in made.values.items()}
-        for name, value in self._returned.lags(opened.time, opened.key, opened.machine).items():
+        for name, value in self._returned.lags(opened.time, opened.machine).items():
             values[name] = fitting(value, self._columns[name])
         missing = tuple(name for name in self._columns if values[name] is None)
         sources = tuple(values[name] for name in self._returned.sources)

@@ -64,10 +64,10 @@ class Returned:
         del of_machine[0]
         self.forgotten = max(time, self.forgotten) if self.forgotten is not None else time
 
-    def lags(self, time: int, key: str, machine: str) -> dict[str, Any]:
+    def lags(self, time: int, machine: str) -> dict[str, Any]:
         """Return the columns that a record has of the records of its machine before it; None where there are none."""
         before = self._of_machine.get(machine, [])
-        end = bisect.bisect_left(before, (time, key), key=_place)
+        end = bisect.bisect_left(before, (time, ""), key=_place)
         made: dict[str, Any] = {}
         for name, column in self._lags.items():
             place = self.sources.index(column.column)

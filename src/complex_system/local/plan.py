@@ -296,6 +296,8 @@ def _servers(
         if isinstance(server, NatsServer):
             server.services = tuple(service.name for service in deployment.services)
             server.devices = {each: value for each, value in given.items() if each.startswith("COMPLEX_SYSTEM_NATS_DEVICE_")}
+            if mqtt := _port("COMPLEX_SYSTEM_MQTT_PORT", given, 0):
+                server.mqtt_port = ports.take("MQTT", mqtt)
         if isinstance(server, MariaServer):
             server.database = given.get("COMPLEX_SYSTEM_MARIA_NAME") or Settings.__fields__["maria_name"].default
         own.append(server)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from complex_system.messaging import readings, subjects
+from complex_system.messaging import mqtt, readings, subjects
 from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
 from complex_system.messaging.ingest.thing_publisher import THINGS
 from complex_system.messaging.lease import bucket_of
@@ -68,6 +68,11 @@ _INGEST = (
     f"$JS.API.CONSUMER.CREATE.{DEAD_STREAM}",  # the sizes of a source's dead letters
     DEAD_RAW.name,
     f"{DEAD_RAW.name}.>",
+    # What comes by MQTT is published again where the stream acknowledges it.
+    *_manages(mqtt.STREAM),
+    *_consumes(mqtt.STREAM, CONSUMER),
+    INGEST_RAW.name,
+    f"{INGEST_RAW.name}.>",
 )
 
 PUBLISHED = (

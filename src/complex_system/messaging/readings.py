@@ -36,8 +36,8 @@ from nats.js.kv import KeyValue
 from complex_system.domain.collecting import Collecting
 from complex_system.domain.things import covers
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.ingest.consumer import Pull
 from complex_system.messaging.ingest.streams import IngestStreams, ensure_stream
+from complex_system.messaging.pull import Pull, batches_of
 from complex_system.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,7 @@ class ReadingStream:
         self._delivered = 0
         pull = Pull(
             self._client, self._settings.collect_batch, 2 * self._connection.max_payload,
-            f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}", expires=_TICK, acknowledged=False,
+            batches_of(STREAM, CONSUMER), expires=_TICK, acknowledged=False,
         )  # fmt: skip
         await pull.open()
         self._pull = pull

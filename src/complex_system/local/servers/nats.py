@@ -24,6 +24,7 @@ class NatsServer(Server):
     Attributes:
         services: The services that have users.
         devices: Passwords of the devices' users, by variable.
+        mqtt_port: Port for MQTT; 0 for none.
     """
 
     name = scheme = "nats"
@@ -33,6 +34,7 @@ class NatsServer(Server):
     gave_up = re.compile(rb"[Cc]ritical write error|JetStream out of .*resources")
     services: tuple[str, ...] = ()
     devices: Mapping[str, str] = MappingProxyType({})
+    mqtt_port = 0
 
     @override
     def command(self) -> list[str]:
@@ -43,19 +45,24 @@ class NatsServer(Server):
 
     @override
     def prepare(self) -> None:
-        authorization = self._authorization() if self.asks else ""
+        sections = self._authorization() if self.asks else ""
+        if self.mqtt_port:
+            from complex_system.messaging.mqtt import mqtt_listener
+
+            sections += mqtt_listener(HOST, self.mqtt_port)
         lines = [
             f'listen: "{HOST}:{self.port}"',
             f"max_payload: {NATS_MAX_PAYLOAD}",
             # Every message is on disk before its publisher is told (docs/ingest.md has what it costs).
             f'jetstream {{ store_dir: "{self.directory / "jetstream"}", sync_interval: always }}',
         ]
-        write_private(self.directory / "nats.conf", "\n".join(lines) + f"\n{authorization}")
+        write_private(self.directory / "nats.conf", "\n".join(lines) + f"\n{sections}")
 
     @override
     def environment(self) -> dict[str, str]:
         user, password = (USER, self.password) if self.asks else ("", "")
-        return {**super().environment(), "FASTIOT_NATS_USER": user, "FASTIOT_NATS_PASSWORD": password}
+        mqtt = {"COMPLEX_SYSTEM_MQTT_PORT": str(self.mqtt_port)} if self.mqtt_port else {}
+        return {**super().environment(), "FASTIOT_NATS_USER": user, "FASTIOT_NATS_PASSWORD": password, **mqtt}
 
     def service_environment(self, service: str) -> dict[str, str]:
         """Return the variables of one service, on top of those that all have."""

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec.structs import replace
-from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
-from nats.js.api import Header, StatusCode
 
 from complex_system.background import run_concurrently
 from complex_system.errors import ComplexSystemError, NobodyListensError, StoreUnavailableError
@@ -27,6 +22,9 @@ from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.dead_letters import DeadLetters
 from complex_system.messaging.ingest.streams import CONSUMER, STREAM, IngestStreams
 from complex_system.messaging.ingest.writer import BatchWriter, Check, Save, Traced
+from complex_system.messaging.mqtt import MqttForwarder
+from complex_system.messaging.pull import Pull, batches_of
+from complex_system.messaging.subjects import INGEST_RAW
 from complex_system.protocol.database import IngestCounts
 from complex_system.settings import Settings
 
@@ -34,13 +32,6 @@ log = logging.getLogger(__name__)
 
 WORKERS = 2
 """One fetches while the other writes."""
-
-_NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{CONSUMER}"
-_EXPIRES = 3.0
-_PATIENCE = 2.0
-"""Seconds to wait for the broker beyond the time of the request."""
-_ENDS = {StatusCode.NO_MESSAGES.value, StatusCode.REQUEST_TIMEOUT.value}
-_GONE = ("Consumer Deleted", "Stream Deleted", "Leadership Change", "Server Shutdown")
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _STOP_SECONDS, _STOP_SECONDS_IDLE = 8.0, 1.0
@@ -84,6 +75,8 @@ class Ingest:
         self._running: asyncio.Task[Any] | None = None
         self.streams = IngestStreams(self._client, settings)
         self._dead = DeadLetters(self._client, settings)
+        ingested = (INGEST_RAW.name, f"{INGEST_RAW.name}.>")
+        self._mqtt = MqttForwarder(connection, settings, CONSUMER, ingested) if settings.mqtt_port else None
         self.writer = BatchWriter(
             self._dead,
             check,
@@ -91,6 +84,7 @@ class Ingest:
             records=settings.ingest_batch,
             max_payload=lambda: self._connection.max_payload,
             traced=traced,
+            is_copy=self._is_copy,
         )
         self._writing = 0
         self._failures = 0
@@ -103,10 +97,13 @@ class Ingest:
         while not self._stopping.is_set():
             try:
                 await self.streams.ensure()
+                if self._mqtt:
+                    await self._mqtt.ensure()
                 if self.problem:
                     log.info("The ingest is running")
                 self.problem, pause = "", _PAUSE
-                await run_concurrently(*(self._worker() for _ in range(WORKERS)))
+                forwarding = [self._mqtt.run(self._stopping)] if self._mqtt else []
+                await run_concurrently(*(self._worker() for _ in range(WORKERS)), *forwarding)
                 continue
             except ComplexSystemError as error:
                 self._report_problem(error.message)
@@ -133,17 +130,23 @@ class Ingest:
         )
         try:
             counts = await self.streams.counts()
+            not_forwarded = await self._mqtt.waiting() if self._mqtt else 0
         except NobodyListensError as error:
             return replace(report, problem=self.problem or error.message)
         stopped = sorted({*counts.stopped, *self._dead.stopped})
         return replace(
             report,
-            waiting=counts.waiting,
+            waiting=counts.waiting + not_forwarded,
             in_flight=counts.in_flight,
             dead=counts.dead,
             stopped=tuple(stopped[:_SOURCES_NAMED]),
-            problem=self.problem or (NO_ROOM.format(count=len(stopped), first=stopped[0]) if stopped else ""),
+            problem=self.problem
+            or (NO_ROOM.format(count=len(stopped), first=stopped[0]) if stopped else "")
+            or (self._mqtt.problem if self._mqtt else ""),
         )
+
+    def _is_copy(self, message: Msg) -> bool:
+        return self._mqtt is not None and self._mqtt.is_copy(message)
 
     def _report_problem(self, problem: str) -> None:
         if problem != self.problem:
@@ -159,7 +162,9 @@ class Ingest:
 
     async def _worker(self) -> None:
         # Room for two messages of the largest size, so that none is too large to be fetched.
-        pull = Pull(self._client, self._settings.ingest_messages, 2 * self._connection.max_payload)
+        pull = Pull(
+            self._client, self._settings.ingest_messages, 2 * self._connection.max_payload, batches_of(STREAM, CONSUMER)
+        )
         await pull.open()
         try:
             while not self._stopping.is_set():
@@ -201,125 +206,3 @@ class Ingest:
                     log.info("The database writes again; the ingest continues")
                 self.problem = ""
                 return
-
-
-class Pull:
-    """An inbox for batches, requested one after the other and bounded by messages and by bytes.
-
-    The fetch of nats-py has no bound in bytes: hundreds of messages of the largest size would not fit into memory.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        messages: int,
-        max_bytes: int,
-        subject: str = _NEXT,
-        *,
-        expires: float = _EXPIRES,
-        acknowledged: bool = True,
-    ) -> None:
-        """Prepare the inbox without contacting the broker.
-
-        Args:
-            client: The connection.
-            messages: Maximum messages of a batch.
-            max_bytes: Maximum bytes of a batch; must exceed the largest message, which would never arrive otherwise.
-            subject: Where the consumer takes requests for batches; by default the ingest's.
-            expires: Seconds to wait for the first message where none is there.
-            acknowledged: Whether the consumer's messages are acknowledged, so that those that arrive too late go back.
-        """
-        self._client = client
-        self._messages = messages
-        self._max_bytes = max_bytes
-        self._subject, self._expires, self._acknowledged = subject, expires, acknowledged
-        self._inbox = client.new_inbox()
-        self._asked = 0
-        self._arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        self._subscription: Subscription | None = None
-
-    async def open(self) -> None:
-        """Subscribe the inbox."""
-        self._subscription = await self._client.subscribe(
-            f"{self._inbox}.*", cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
-
-    async def close(self) -> None:
-        """Unsubscribe the inbox, and return messages that arrived too late to the stream."""
-        if self._subscription is None or self._client.is_closed:
-            return
-        with contextlib.suppress(NatsError):
-            # Also without a connection: after a reconnect the inbox would fill again, unread.
-            await self._subscription.unsubscribe()
-            while self._acknowledged and not self._arrived.empty():
-                late = self._arrived.get_nowait()
-                if _status(late) is None:
-                    await late.nak()
-
-    async def next(self, stopping: asyncio.Event) -> list[Msg]:
-        """Return the next batch: what is there, or what arrives within a few seconds; may be empty.
-
-        Raises:
-            NatsError: The consumer does not answer or is gone.
-        """
-        found = await self._collect({"batch": self._messages, "no_wait": True}, stopping)
-        if not found and not stopping.is_set():
-            found = await self._collect({"batch": 1, "expires": int(self._expires * 1e9)}, stopping)
-            if found and self._messages > 1:
-                with contextlib.suppress(NatsError):  # the next batch reports it; these messages are here
-                    found += await self._collect({"batch": self._messages - 1, "no_wait": True}, stopping)
-        return found
-
-    async def _collect(self, wanted: dict[str, int | bool], stopping: asyncio.Event) -> list[Msg]:
-        self._asked += 1
-        reply = f"{self._inbox}.{self._asked}"
-        asked = json.dumps({**wanted, "max_bytes": self._max_bytes}).encode()
-        await self._client.publish(self._subject, asked, reply=reply)
-        found: list[Msg] = []
-        ended = asyncio.create_task(stopping.wait())
-        try:
-            while len(found) < wanted["batch"]:
-                message = await self._message(_PATIENCE + (self._expires if "expires" in wanted else 0), ended)
-                if message is None:
-                    # A broker that is gone says nothing at all.
-                    if not found and not ended.done():
-                        raise NatsError("the broker does not deliver")
-                    break
-                status = _status(message)
-                if status is None:
-                    found.append(message)
-                elif message.subject != reply:
-                    continue  # belongs to an earlier batch
-                elif found or status in _ENDS:
-                    break
-                elif status == StatusCode.SERVICE_UNAVAILABLE.value:
-                    raise NoRespondersError
-                elif any(word in _description(message) for word in _GONE):
-                    raise NatsError(_description(message))
-                else:
-                    break
-        finally:
-            ended.cancel()
-        return found
-
-    async def _message(self, seconds: float, ended: asyncio.Task[bool]) -> Msg | None:
-        """Return the next message; None if none arrives in time, or after the stop."""
-        if not self._arrived.empty():
-            return self._arrived.get_nowait()
-        came = asyncio.create_task(self._arrived.get())
-        try:
-            await asyncio.wait({came, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return came.result() if came.done() else None
-        finally:
-            came.cancel()
-
-
-def _status(message: Msg) -> str | None:
-    """Return the status of a message of the broker itself; None for one of the stream."""
-    if message.headers is None or message.reply:
-        return None
-    return message.headers.get(Header.STATUS.value)
-
-
-def _description(message: Msg) -> str:
-    return (message.headers or {}).get(Header.DESCRIPTION.value, "")

@@ -63,7 +63,15 @@ class BatchWriter:
     """
 
     def __init__(
-        self, dead: DeadLetters, check: Check, save: Save, *, records: int, max_payload: Callable[[], int], traced: Traced
+        self,
+        dead: DeadLetters,
+        check: Check,
+        save: Save,
+        *,
+        records: int,
+        max_payload: Callable[[], int],
+        traced: Traced,
+        is_copy: Callable[[Msg], bool],
     ) -> None:
         """Make a writer.
 
@@ -75,8 +83,9 @@ class BatchWriter:
             records: Maximum records in one write, unless one message has more.
             max_payload: Maximum bytes of one message.
             traced: Told the traces of records that were saved, while traces are recorded.
+            is_copy: Whether the stream gets a message once more, for certain; this one then goes without being written.
         """
-        self._dead, self._check, self._save, self._traced = dead, check, save, traced
+        self._dead, self._check, self._save, self._traced, self._is_copy = dead, check, save, traced, is_copy
         self._max_records, self._max_payload = records, max_payload
         self.saved = 0
         self.refused = 0
@@ -109,7 +118,11 @@ class BatchWriter:
             await _return(left)
 
     async def _checked(self, message: Msg, left: dict[int, Msg]) -> _Checked | None:
-        """Return the records of a message; None if it was refused."""
+        """Return the records of a message; None if it was refused, or is a copy."""
+        if self._is_copy(message):
+            await message.ack()
+            del left[id(message)]
+            return None
         began = time.time_ns()
         try:
             self._refuse_large(message)

@@ -51,21 +51,29 @@ def alert_card(alert: Alert, reading: Reading, viewer: Viewer, *, short: bool = 
     elif not short:
         parts.append(html.P("The system took no action.", className="quiet"))
     if alert.messages and not short:
-        parts.append(html.Ul([html.Li(_sent(each, viewer)) for each in alert.messages], className="sent quiet"))
+        parts.append(html.Ul(_sent(alert, viewer), className="sent quiet"))
     return html.Article(parts, className=f"alert {level}")
 
 
-def _sent(message: SentMessage, viewer: Viewer) -> str:
-    """Return where the beginning or the end of an alert was sent, and how that went."""
-    what = f"{'Beginning' if message.event == 'raised' else 'End'}, {message.channel}"
+def _sent(alert: Alert, viewer: Viewer) -> list[Component]:
+    """Return a line for the beginning and one for the end of an alert: where it was sent, and how that went."""
+    lines: list[Component] = []
+    for event, what in (("raised", "Beginning"), ("ended", "End")):
+        told = [f"{each.channel} {_went(each, viewer)}" for each in alert.messages if each.event == event]
+        if told:
+            lines.append(html.Li(f"{what}: {'; '.join(told)}"))
+    return lines
+
+
+def _went(message: SentMessage, viewer: Viewer) -> str:
     at, due = viewer.clock.short(message.finished or message.at), viewer.clock.short(message.due)
     if message.outcome == "delivered":
-        return f"{what}: delivered {at}"
+        return f"delivered {at}"
     if message.outcome != "waiting":
-        return f"{what}: {message.outcome} {at}, {message.problem or 'without an answer'}"
+        return f"{message.outcome} {at} ({message.problem or 'without an answer'})"
     if message.attempts:
-        return f"{what}: not delivered yet, {message.attempts} attempt(s), the next {due}: {message.problem}"
-    return f"{what}: {'held back in quiet hours until' if message.quiet else 'goes out'} {due}"
+        return f"not delivered yet ({message.problem}), {message.attempts} attempt(s), the next {due}"
+    return f"held back in quiet hours until {due}" if message.quiet else f"goes out {due}"
 
 
 def _open(reading: Reading, viewer: Viewer) -> Any:

@@ -1,0 +1,211 @@
+"""Records by MQTT: a real client on a real broker, from PUBACK to the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from uuid import uuid4
+
+import pytest
+from nats.js.errors import APIError
+
+from complex_system.domain.dataset import ID
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.records import Record
+from complex_system.errors import NobodyListensError
+from complex_system.local.servers import NatsServer, Server, free_port
+from complex_system.messaging import mqtt, subjects
+from complex_system.messaging.ingest.dead_letters import DeadLetters
+from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
+from complex_system.protocol.base import Empty
+from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
+from complex_system.settings import Settings
+from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from mqtt_device import MqttDevice, mqtt_device
+from support import BROKER_PASSWORD, TesterService, eventually, guarded, running, server_fixture
+
+TOPIC = "ingest-raw-datapoints/press-4"
+DEVICES = ("COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4", "COMPLEX_SYSTEM_NATS_DEVICE_PRESS_5")
+
+
+class MqttServer(NatsServer):
+    """A broker that takes MQTT, where services and two devices have their own users."""
+
+    def prepare(self) -> None:
+        self.mqtt_port = self.mqtt_port or free_port()
+        super().prepare()
+        with (self.directory / "nats.conf").open("a") as configuration:
+            configuration.write(guarded(*DEVICES))
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "FASTIOT_NATS_PASSWORD": BROKER_PASSWORD}
+
+
+broker = server_fixture(MqttServer, "module")
+
+
+@pytest.fixture
+def settings(broker: MqttServer, mongo_server: Server, make_settings: Callable[..., Settings]) -> Settings:
+    name = f"m{uuid4().hex[:12]}"
+    return make_settings(broker, mongo_server, mongo_name=name, ingest_source_messages=200)
+
+
+@pytest.fixture
+async def tester(settings: Settings) -> AsyncIterator[TesterService]:
+    """A client; the streams are made anew."""
+    async with running(TesterService, settings) as tester:
+        context = tester.broker.client.jetstream()
+        for stream in (STREAM, DEAD_STREAM):
+            with contextlib.suppress(APIError):
+                await context.delete_stream(stream)
+        with contextlib.suppress(APIError):  # the broker's own stream stays, as it does for those who use it
+            await context.delete_consumer(mqtt.STREAM, "database")
+        yield tester
+
+
+@pytest.fixture
+async def database(tester: TesterService, settings: Settings) -> AsyncIterator[DatabaseMongoService]:
+    async with running(DatabaseMongoService, settings) as service:
+        await eventually(lambda: service.ingest is not None and service.ingest.streams and forwards(tester))
+        yield service
+
+
+@pytest.fixture
+def device(broker: MqttServer) -> Iterator[MqttDevice]:
+    with mqtt_device(broker.mqtt_port, "press-4", BROKER_PASSWORD) as device:
+        yield device
+
+
+async def forwards(tester: TesterService) -> bool:
+    try:
+        await tester.broker.client.jetstream().consumer_info(mqtt.STREAM, "database")
+    except APIError:
+        return False
+    return True
+
+
+def sample(count: int) -> list[Record]:
+    return list(Laboratory(seed=5).records(count))
+
+
+async def raw(tester: TesterService) -> list[Record]:
+    records: list[Record] = await tester.ask(subjects.GET_ALL_RAW, {})
+    return records
+
+
+async def settled(tester: TesterService, saved: int) -> IngestCounts:
+    """Waits until so many records are saved and nothing is under way."""
+
+    async def check() -> IngestCounts | None:
+        with contextlib.suppress(NobodyListensError):
+            counts: IngestCounts = await tester.ask(GET_INGEST_COUNTS, Empty())
+            if counts.saved >= saved and (counts.waiting, counts.in_flight) == (0, 0):
+                return counts
+        return None
+
+    found: IngestCounts = await eventually(check)
+    return found
+
+
+@pytest.mark.usefixtures("database")
+async def test_records_of_any_quality_of_service_are_saved_once(tester: TesterService, device: MqttDevice) -> None:
+    records = sample(7)
+    keyless = {name: value for name, value in records[6].items() if name != ID}
+    device.publish(TOPIC, json.dumps(records[0]), 0)
+    device.publish(TOPIC, json.dumps(records[1]))
+    device.publish(TOPIC, json.dumps(records[2:5]))
+    device.publish(TOPIC, json.dumps(records[5]), 2)
+    device.publish(TOPIC, json.dumps(keyless))
+    await asyncio.to_thread(device.settle)
+    counts = await settled(tester, 7)
+    saved = await raw(tester)
+    assert [record for record in saved if record[ID] in {each[ID] for each in records[:6]}] == records[:6]
+    assert len(saved) == 7
+    assert (counts.saved, counts.refused, counts.problem) == (7, 0, "")
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_bad_payload_becomes_a_dead_letter_and_its_neighbours_are_saved(
+    tester: TesterService, device: MqttDevice, settings: Settings
+) -> None:
+    good = sample(2)
+    device.publish(TOPIC, json.dumps(good[0]))
+    for bad in (b"{", b"", b"\xc1", json.dumps({**good[0], "nobody": 1})):
+        device.publish(TOPIC, bad)
+    device.publish(TOPIC, json.dumps(good[1]))
+    await asyncio.to_thread(device.settle)
+    counts = await settled(tester, 2)
+    assert await raw(tester) == good
+    letters = [letter async for letter in DeadLetters(tester.broker.client, settings).read(100)]
+    assert (counts.refused, counts.dead) == (4, 4)
+    assert {letter.subject for letter in letters} == {"ingest-raw-datapoints.press-4"}
+    assert {letter.code for letter in letters} == {"invalid_request", "invalid_record"}
+
+
+@pytest.mark.usefixtures("database")
+async def test_a_device_publishes_under_its_own_name_only(
+    tester: TesterService, device: MqttDevice, broker: MqttServer
+) -> None:
+    """NATS acknowledges what it refuses, as MQTT 3.1.1 wants it; its log names the device."""
+    [record, foreign] = sample(2)
+    for topic in ("ingest-raw-datapoints/press-5", "ingest-raw-datapoints", "$MQTT/msgs/ingest-raw-datapoints/press-5"):
+        device.publish(topic, json.dumps(foreign))
+    device.publish("get-time", b"{}")
+    device.publish(TOPIC, json.dumps(record))
+    await asyncio.to_thread(device.settle)
+    await settled(tester, 1)
+    assert await raw(tester) == [record]
+    device.subscribe("#")
+    device.subscribe("ingest-raw-datapoints/press-5")
+    await eventually(lambda: len(device.subscribed) == 2)
+    assert all(reason.is_failure for reason in device.subscribed)  # type: ignore[attr-defined]
+    assert 'Publish Violation - Subject "get-time"' in broker.log_file.read_text()
+
+
+async def test_what_was_acknowledged_waits_for_a_database_service_that_is_away_or_has_no_room(
+    tester: TesterService, device: MqttDevice, settings: Settings
+) -> None:
+    """PUBACK also comes for what our own stream refuses; here it has room for two hundred messages."""
+    records = sample(250)
+    async with running(DatabaseMongoService, settings):
+        await eventually(lambda: forwards(tester))
+    context = tester.broker.client.jetstream()
+    for record in records:
+        device.publish(TOPIC, json.dumps(record))
+    await eventually(lambda: device.waiting <= 50)
+    assert len(device.acknowledged) == 200  # the others have no PUBACK, so the device keeps them
+    assert (await context.stream_info(STREAM)).state.messages == 200
+    assert (await context.stream_info(mqtt.STREAM)).state.messages == 200
+    async with running(DatabaseMongoService, settings):
+        await asyncio.to_thread(device.settle)
+        await settled(tester, 250)
+        assert await raw(tester) == records
+    assert (await context.stream_info(mqtt.STREAM)).state.messages == 0
+
+
+async def test_what_came_before_the_system_forwards_is_not_taken_for_a_copy(
+    tester: TesterService, device: MqttDevice, settings: Settings
+) -> None:
+    """An older release, or a setting that is new: the stream of records is there, the consumer of MQTT messages is not."""
+    records = sample(3)
+    await IngestStreams(tester.broker.client, settings).ensure()
+    device.publish(TOPIC, json.dumps(records[0]))
+    await asyncio.to_thread(device.settle)
+    async with running(DatabaseMongoService, settings):
+        await settled(tester, 1)
+        device.publish(TOPIC, json.dumps(records[1]))
+        await asyncio.to_thread(device.settle)
+        await settled(tester, 2)
+        assert await raw(tester) == records[:2]
+        # The consumer stays as it is when the service starts again.
+    context = tester.broker.client.jetstream()
+    created = (await context.consumer_info(mqtt.STREAM, "database")).created
+    async with running(DatabaseMongoService, settings):
+        device.publish(TOPIC, json.dumps(records[2]))
+        await asyncio.to_thread(device.settle)
+        await settled(tester, 1)
+        assert await raw(tester) == records
+    info = await context.consumer_info(mqtt.STREAM, "database")
+    assert info.created == created
