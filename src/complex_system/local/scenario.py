@@ -60,6 +60,7 @@ PLANT_QUICK = {
     "COMPLEX_SYSTEM_RECORDS": "200",
     "COMPLEX_SYSTEM_MIN_LABELLED": "150",
     "COMPLEX_SYSTEM_LIGHTGBM_TRIALS": "8",
+    "COMPLEX_SYSTEM_EPOCHS": "100",
 }
 """The same with the simulated plant, which makes two parts a second: records that the run waits for, and labels for a training."""
 
