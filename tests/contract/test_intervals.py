@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from mlflow.deployments import PredictionsResponse
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
+from complex_system.serving import engine
+from complex_system.serving.known import record_warnings
 from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from models import ManyModels, rest_server
 from trainings import quick_sample
@@ -70,6 +73,28 @@ async def test_many_records_and_a_large_body_have_theirs(client: httpx.AsyncClie
     answer = (await client.post("/predict", content=body)).json()
     assert answer["intervals"][-1] == [answer["predictions"][-1] - 50, answer["predictions"][-1] + 50]
     assert len(answer["intervals"]) == len(records)
+
+
+@pytest.mark.parametrize("path", list(BODIES))
+async def test_answers_to_many_records_are_made_beside_the_event_loop(
+    client: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_in: list[threading.Thread] = []
+
+    def recording(*arguments: Any) -> Any:
+        made_in.append(threading.current_thread())
+        return record_warnings(*arguments)
+
+    monkeypatch.setattr(engine, "record_warnings", recording)
+    for count in (1, 500):  # of three records
+        body = BODIES[path]({"interval": 0.5, "warnings": True})
+        if "inputs" in body:
+            body["inputs"] = [{**each, "shape": [3 * count], "data": each["data"] * count} for each in TENSORS]
+        else:
+            body["records" if "records" in body else "dataframe_records"] = RECORDS * count
+        (await client.post(path, json=body)).raise_for_status()
+    assert made_in[0] is threading.main_thread(), "a thread would cost few records more than it frees"
+    assert made_in[1] is not threading.main_thread()
 
 
 async def test_an_answer_without_them_is_as_it_was(client: httpx.AsyncClient) -> None:

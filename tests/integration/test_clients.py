@@ -103,3 +103,17 @@ async def test_mlservers_codecs_and_messages(addresses: tuple[str, str]) -> None
     for way in ("typed", "raw"):
         assert found[way]["prediction"] == expected(2.0, "laborant", "rohwert_1_labormessung")
         assert found[way]["upper"] == pytest.approx([each + 90 for each in found[way]["prediction"]], rel=1e-5)
+
+
+async def test_a_client_that_a_generator_makes_of_the_openapi_document(addresses: tuple[str, str]) -> None:
+    found = await answers_of("generated.py", addresses)
+    assert found["warnings"] == [
+        "WARNING parsing POST /invocations within m_lflow_scoring. Unsupported content type text/csv"
+    ]
+    assert found["compiles"]
+    assert found["modules"] > 80
+    [prediction] = expected(2.0).expected[:1]
+    assert found["predictions"] == found["inferred"] == pytest.approx([prediction])
+    assert found["explained"] == pytest.approx(prediction)
+    assert found["intervals"] == [[pytest.approx(prediction - 90), pytest.approx(prediction + 90)]]
+    assert (found["model"], found["refused"]) == ("2", ["Error", "invalid_record"])

@@ -95,6 +95,7 @@ async def test_the_sensors_are_shown_on_a_screen_and_on_a_phone(press: Monitor, 
             assert await tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+@pytest.mark.long
 async def test_what_sensors_say_stays_text(press: Monitor, chromium: Browser) -> None:
     evil = OpenLabel(record=EVIL, value=EVIL, at=NOW)
     press.flow.collection = replace(

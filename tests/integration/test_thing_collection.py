@@ -17,8 +17,10 @@ from fastiot.core.serialization import serialize_to_bin
 from fastiot.msg import Thing
 from nats.js.errors import NotFoundError
 
+from complex_system.collection import Collector, Readings
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
+from complex_system.errors import StartError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
@@ -223,7 +225,7 @@ async def test_labels_come_after_their_record_before_it_corrected_and_never(
 async def test_a_restart_in_the_middle_of_a_record_makes_it_once_and_as_if_there_was_none(
     settings: Settings, database: str, press: Dataset
 ) -> None:
-    slow = Dataset.parse(DECLARATION.replace("wait: 0.3s", "wait: 2s"))
+    slow = Dataset.parse(DECLARATION.replace("wait: 0.3s", "wait: 1s"))
     async with running(DATABASES[database], settings, slow), running(TesterService, settings, slow) as tester:
         machine = Machine(tester)
         async with collecting(settings, slow):
@@ -246,6 +248,7 @@ async def test_a_restart_in_the_middle_of_a_record_makes_it_once_and_as_if_there
         assert (await machine.database.counts()).conflicts == 0
 
 
+@pytest.mark.long
 async def test_without_the_database_nothing_is_read_on_and_it_says_so(
     settings: Settings, database: str, press: Dataset
 ) -> None:
@@ -266,6 +269,7 @@ async def test_without_the_database_nothing_is_read_on_and_it_says_so(
                 assert set(await machine.records(2)) == {"one", "two"}
 
 
+@pytest.mark.long
 async def test_a_sensor_that_stops_is_silent(settings: Settings, database: str, press: Dataset) -> None:
     quick = Dataset.parse(DECLARATION.replace("over: 10s", "over: 1s"))
     async with (
@@ -285,3 +289,69 @@ async def test_a_sensor_that_stops_is_silent(settings: Settings, database: str, 
         await eventually(lambda: silent(True), 10)
         await machine.thing("temperature", 100.0, time.time())
         await eventually(lambda: silent(False), 10)
+
+
+@pytest.mark.long
+async def test_a_stream_that_is_deleted_is_created_again(settings: Settings, database: str, press: Dataset) -> None:
+    async with (
+        running(DATABASES[database], settings, press),
+        collecting(settings, press) as service,
+        running(TesterService, settings, press) as tester,
+    ):
+        machine = Machine(tester)
+        await machine.thing("part_done", "one", BEGAN)
+        await machine.records(1)
+        await tester.broker.client.jetstream().delete_stream(STREAM)
+        await eventually(lambda: service.health().state == "waiting", 20)
+        await eventually(lambda: service.health().state == "ready", 20)
+        await machine.thing("part_done", "two", BEGAN + 1)
+        await machine.records(2)
+        await machine.counted(records=2)
+
+
+@pytest.mark.long
+async def test_a_fault_of_our_own_loses_nothing(
+    settings: Settings, database: str, press: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, failed = Collector.add, []
+
+    def fail_once(self: Collector, readings: Readings) -> None:
+        add(self, readings)
+        if "part_done" in readings.names and not failed:
+            failed.append(True)
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Collector, "add", fail_once)
+    async with (
+        running(DATABASES[database], settings, press),
+        collecting(settings, press),
+        running(TesterService, settings, press) as tester,
+    ):
+        machine = Machine(tester)
+        await machine.thing("temperature", 100.0, BEGAN)
+        await machine.json("lab.results", {"id": "one", "strength": 7.0})
+        await machine.thing("part_done", "one", BEGAN + 1)
+        assert (await machine.records(1))["one"]["temp"] == 100.0
+        await machine.labelled("one", 7.0)
+        assert failed
+
+
+@pytest.mark.long
+async def test_what_the_stream_drops_before_it_is_read_is_counted(settings: Settings, database: str, press: Dataset) -> None:
+    async with running(DATABASES[database], settings, press), running(TesterService, settings, press) as tester:
+        machine = Machine(tester)
+        async with collecting(settings, press):
+            await machine.thing("part_done", "one", BEGAN)
+            await machine.records(1)
+        for part in range(20):
+            await machine.thing("part_done", f"part-{part}", BEGAN + 1 + part)
+        await tester.broker.client.jetstream().purge_stream(STREAM, keep=5)
+        async with collecting(settings, press):
+            await machine.records(6)
+            await machine.counted(records=6, dropped=15)
+
+
+async def test_without_a_declaration_it_says_what_is_missing(settings: Settings, dataset: Dataset) -> None:
+    with pytest.raises(StartError, match="no 'collect'"):
+        async with running(ThingCollectionService, settings, dataset):
+            pass

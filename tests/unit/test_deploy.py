@@ -383,7 +383,7 @@ def test_a_prometheus_of_ones_own_gets_its_files_from_a_command(project: Path, t
     }  # fmt: skip
     assert {job["authorization"]["credentials_file"] for job in scraped} == {str(key)}
     assert (folder / "prometheus/rules.yaml").is_file()
-    assert len(list((folder / "grafana/dashboards").glob("*.json"))) == 3
+    assert len(list((folder / "grafana/dashboards").glob("*.json"))) == 4
     wrong = fiot(project, "extras", "monitoring-files", "nothing", "-o", str(folder))
     assert (wrong.returncode, "There is no deployment 'nothing'" in wrong.stderr) == (1, True)
 

@@ -199,6 +199,10 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         ),
         jetstream=(
             *_manages(readings.STREAM),
+            *_manages(mqtt.STREAM),
+            *_consumes(mqtt.STREAM, readings.CONSUMER),
+            f"{readings.FASTIOT}.>",
+            f"{readings.PLAIN}.>",
             *(
                 f"$JS.API.CONSUMER.{action}.{readings.STREAM}.{readings.CONSUMER}"
                 for action in ("CREATE", "DELETE", "MSG.NEXT")

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -30,13 +31,22 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
+from nats.js.errors import (
+    APIError,
+    BucketNotFoundError,
+    KeyNotFoundError,
+    NoStreamResponseError,
+    NotFoundError,
+    ServiceUnavailableError,
+)
 from nats.js.kv import KeyValue
 
 from complex_system.domain.collecting import Collecting
 from complex_system.domain.things import covers
+from complex_system.errors import NobodyListensError
 from complex_system.messaging.connection import ServiceConnection
-from complex_system.messaging.ingest.streams import IngestStreams, ensure_stream
+from complex_system.messaging.ingest.streams import ensure_stream
+from complex_system.messaging.mqtt import MqttForwarder
 from complex_system.messaging.pull import Pull, batches_of
 from complex_system.settings import Settings
 
@@ -64,7 +74,7 @@ class Batch:
     """Messages in the order of the stream.
 
     Attributes:
-        messages: None where there was nothing new.
+        messages: Empty where there was nothing new.
         now: A time by the broker's clock, seconds since 1970: every message that was stored before it has been returned by now.
         dropped: Messages that the stream had dropped before they were read.
     """
@@ -86,6 +96,7 @@ class ReadingStream:
 
     Attributes:
         behind: Messages in the stream that were not read yet, as far as known.
+        is_gone: Whether the stream that was opened is no longer there; what was read of it can only begin again with a new one.
     """
 
     def __init__(self, connection: ServiceConnection, settings: Settings, subjects: Sequence[str]) -> None:
@@ -98,8 +109,11 @@ class ReadingStream:
         """
         self._connection, self._client = connection, connection.client
         self._settings, self._subjects = settings, list(subjects)
-        self._streams = IngestStreams(connection.client, settings)
-        self._context = self._streams.context
+        self._address = f"{settings.nats_host}:{settings.nats_port}"
+        self._context = connection.client.jetstream(timeout=_SECONDS)
+        # A label's own subject is the laboratory's, which speaks NATS.
+        forwarded = [each for each in subjects if each.startswith((f"{PLAIN}.", f"{FASTIOT}."))]
+        self._mqtt = MqttForwarder(connection, settings, CONSUMER, forwarded) if settings.mqtt_port else None
         self._pull: Pull | None = None
         self._bucket: KeyValue | None = None
         self._next = 1  # the sequence number of the next message
@@ -109,6 +123,7 @@ class ReadingStream:
         self._stored = 0.0
         self._offset, self._asked = 0.0, float("-inf")
         self.behind = 0
+        self.is_gone = False
 
     async def open(self) -> bytes | None:
         """Create or change the stream; return what was kept of it last, or None: nothing yet, or of another stream.
@@ -125,15 +140,17 @@ class ReadingStream:
         )  # fmt: skip
         try:
             await ensure_stream(self._context, wanted)
+            if self._mqtt:
+                await self._mqtt.ensure()
             found = await self._info()
             self._created = str(found["created"])
-            self._next = max(1, found["state"]["first_seq"])
+            self._next, self._seen, self.is_gone = max(1, found["state"]["first_seq"]), 0, False
             try:
                 entry = await (await self._places()).get(_KEY)
             except KeyNotFoundError:
                 return None
         except (NatsError, TimeoutError) as error:
-            raise self._streams.explained(error) from error
+            raise self._explained(error) from error
         kept = json.loads(entry.value or b"{}")
         if kept.get("stream") != self._created:
             log.warning("The stream %s is a new one: it is read from its begin on", STREAM)
@@ -160,7 +177,7 @@ class ReadingStream:
             await (await self._places()).put(_KEY, entry)
         except (NatsError, TimeoutError) as error:
             self._bucket = None
-            raise self._streams.explained(error) from error
+            raise self._explained(error) from error
 
     async def next(self, stopping: asyncio.Event) -> Batch:
         """Return the next messages, after a moment none if there are none.
@@ -176,13 +193,25 @@ class ReadingStream:
             messages = await pull.next(stopping)
         except (NatsError, TimeoutError) as error:
             await self.close()
-            raise self._streams.explained(error) from error
+            raise self._explained(error) from error
         if not messages:
             self.behind = 0
             # The broker had nothing more when it was asked, so by its clock at that moment everything was returned.
             return Batch([], max(self._stored, before + self._offset))
         good, dropped = await self._in_order(messages)
+        if self._mqtt:
+            good = [message for message in good if not self._mqtt.is_copy(message)]
         return Batch(good, self._stored, dropped)
+
+    async def forward(self, stopping: asyncio.Event) -> float:
+        """Bring readings of MQTT clients into the stream until ``stopping`` is set; return seconds to wait until it is open.
+
+        Raises:
+            NobodyListensError: The broker does not deliver or accept.
+        """
+        if self._mqtt and self._created:
+            await self._mqtt.run(stopping)
+        return _TICK
 
     async def close(self) -> None:
         """End the reader; the place stays."""
@@ -210,6 +239,8 @@ class ReadingStream:
 
     async def _opened(self) -> Pull:
         """Return a reader that begins with the next message: a consumer of its own, without state worth keeping."""
+        if str((await self._info())["created"]) != self._created:
+            raise NotFoundError
         with contextlib.suppress(NotFoundError):
             await self._context.delete_consumer(STREAM, CONSUMER)
         await self._context.add_consumer(
@@ -233,11 +264,27 @@ class ReadingStream:
         reply = await self._client.request(f"$JS.API.STREAM.INFO.{STREAM}", timeout=_SECONDS)
         found: dict[str, Any] = json.loads(reply.data)
         if "error" in found:
-            raise NatsError(str(found["error"].get("description")))
+            APIError.from_error(found["error"])
         self._asked = time.monotonic()
         # Measured after the reply, so the clock is rather behind the broker's than ahead of it.
         self._offset = datetime.fromisoformat(found["ts"]).timestamp() - self._asked
         return found
+
+    def _explained(self, error: BaseException) -> NobodyListensError:
+        """Return the error for a JetStream that is missing or refuses, with a message for the operator of the broker."""
+        if isinstance(error, NotFoundError):
+            self.is_gone = True
+            return NobodyListensError(f"The stream {STREAM} at {self._address} is not there any more; it is created again.")
+        if isinstance(error, NoRespondersError | NoStreamResponseError | ServiceUnavailableError):
+            return NobodyListensError(
+                f"The broker at {self._address} has no JetStream, so nothing keeps readings: give it `jetstream {{ store_dir: ... }}`."
+            )
+        if isinstance(error, APIError):
+            return NobodyListensError(
+                f"JetStream at {self._address} refuses the stream {STREAM}: {error.description}. Its limits are "
+                "COMPLEX_SYSTEM_COLLECT_BYTES, COMPLEX_SYSTEM_COLLECT_AGE and max_file_store of the broker."
+            )
+        return NobodyListensError(f"JetStream at {self._address} does not answer: {str(error) or type(error).__name__}.")
 
     async def _places(self) -> KeyValue:
         if self._bucket is None:

@@ -66,7 +66,7 @@ class CollectionCounts(Message, frozen=True, kw_only=True):
         labels: Labels that were joined to their records.
         unmatched: Labels that found no record in time.
         malformed: Messages that are no readings.
-        bad_units: Readings in a unit that is not the declared one, nor can be converted.
+        unusable: Readings that cannot be used, such as those in a unit that cannot be converted; since the process began.
         dropped: Messages that the stream had dropped before they were read.
     """
 
@@ -76,7 +76,7 @@ class CollectionCounts(Message, frozen=True, kw_only=True):
     labels: int = 0
     unmatched: int = 0
     malformed: int = 0
-    bad_units: int = 0
+    unusable: int = 0
     dropped: int = 0
 
 
@@ -91,7 +91,7 @@ class CollectionState(Message, frozen=True, kw_only=True):
         per_second: Readings a second over the last minute.
         sensors: All sensors, by name.
         open_records: The oldest records that are not complete, at most 50.
-        waiting_records: How many there are.
+        waiting_records: How many there are, at most 100.
         open_labels: The oldest labels that wait for their record, at most 50.
         waiting_labels: How many there are.
         unmatched: The newest labels that found no record in time, at most 20.

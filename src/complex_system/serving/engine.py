@@ -20,7 +20,7 @@ from complex_system.errors import InternalError, InvalidRecordError, RecordFault
 from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.protocol.serving import Origin
 from complex_system.serving.explain import ExplanationResult, Explanations
-from complex_system.serving.known import RecordWarning, record_warnings
+from complex_system.serving.known import DistanceThread, RecordWarning, record_warnings
 from complex_system.serving.metrics import OutsideCounters
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.predictor import ModelInfo, Predictor
@@ -184,6 +184,7 @@ class PredictionEngine:
         self.reader = BatchReader(models.pipeline, max_records=self.limits.records, unknown=self.limits.unknown)
         self.outside = OutsideCounters()
         self.explanations = Explanations()
+        self._distances = DistanceThread()
         self._readers: OrderedDict[str, BatchReader] = OrderedDict()
         self._remote = remote
         self._predicted = predicted
@@ -251,7 +252,7 @@ class PredictionEngine:
             self.outside.add(outside)
         distances = None
         if batch.wanted.warnings:
-            distances = await off_loop(batch.size, predictor.distances, features)
+            distances = await self._distances.measure(predictor.distances, features)
         with tracing.span("model") as span:
             if few and predictor.quick:
                 predictions = predictor.predict_features(features)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from complex_system.background import Worker
+from complex_system.errors import BusyError
 from complex_system.pipeline.pipeline import OutsideRange, Pipeline
 from complex_system.pipeline.rows import Matrix
 
@@ -20,6 +23,12 @@ TYPICAL, FAR = 95.0, 99.0
 second is far."""
 _AT_ONCE = 256
 """Rows whose distances are held at the same time."""
+MAX_REQUESTS = 16
+"""Requests for the distances of many records that are measured or wait for it at the same time; further ones are refused as busy."""
+_QUICK, _PART = 50_000, 500_000
+"""Features that are measured on the event loop, about 2 ms at most, and that are one turn of the thread."""
+_ALONE = 262_144
+"""Multiplications of a matrix product up to which OpenBLAS starts no threads (``interface/gemm.c``: 65,536 x 4)."""
 _SMALLEST = 1e-9
 _LEAST = 0.05
 """Smallest distance that may count as 1, in standard deviations: where most records are copies, half of them have the distance 0."""
@@ -74,8 +83,7 @@ class KnownRecords:
 
     def _nearest(self, values: Matrix, own: int | None = None) -> Numbers:
         """Return distances from the nearest record; from another one where the values are the records from a place on."""
-        # Not by the linear algebra library: its threads cost a few rows many times their time where cores are busy.
-        apart = np.einsum("ij,jk->ik", values, self._doubled)
+        apart = self._products(values)
         apart += self._squares
         if own is not None:
             rows = np.arange(len(values))
@@ -83,6 +91,57 @@ class KnownRecords:
         squares = apart.min(axis=1) + np.einsum("ij,ij->i", values, values)
         found: Numbers = np.sqrt(np.maximum(squares, 0.0), dtype=np.float64)
         return found
+
+    def _products(self, values: Matrix) -> Matrix:
+        """Return the matrix product with the known records, in this thread alone.
+
+        The threads of the linear algebra library cost a few rows many times their time where cores are busy.
+        """
+        if (rows := _ALONE // self._doubled.size) == 0:
+            products: Matrix = np.einsum("ij,jk->ik", values, self._doubled)
+            return products
+        products = np.empty((len(values), self._doubled.shape[1]), dtype=np.float32)
+        for start in range(0, len(values), rows):
+            np.matmul(values[start : start + rows], self._doubled, out=products[start : start + rows])
+        return products
+
+
+class DistanceThread:
+    """Measures distances: of few records directly, of many in one thread and in parts, so that requests take turns.
+
+    Predictions have the other cores meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._requests = 0
+
+    async def measure(self, distances: Callable[[Matrix], list[float]], features: Matrix) -> list[float]:
+        """Return the distances of rows of features.
+
+        Args:
+            distances: Measures a part of them.
+            features: Shape (n, F).
+
+        Raises:
+            BusyError: Too many requests wait.
+        """
+        if features.size <= _QUICK:
+            return distances(features)
+        if self._requests >= MAX_REQUESTS:
+            raise BusyError(
+                f"{MAX_REQUESTS} requests for warnings of many records are in progress; send this one again later, or without."
+            )
+        self._requests += 1
+        try:
+            self._worker = worker = self._worker or Worker("distances")
+            rows = max(1, _PART // features.shape[1])
+            found: list[float] = []
+            for start in range(0, len(features), rows):
+                found += await worker.run(partial(distances, features[start : start + rows]))
+            return found
+        finally:
+            self._requests -= 1
 
 
 def sample_features(pipeline: Pipeline, sample: pa.Table) -> Matrix:

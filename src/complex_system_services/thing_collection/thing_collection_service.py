@@ -28,12 +28,20 @@ class ThingCollectionService(SystemService):
         if collecting is None:
             raise StartError("dataset.yaml has no 'collect', so there is nothing to collect; docs/machines.md shows one.")
         stream = ReadingStream(self.broker, self.settings, subjects_of(collecting))
-        self._collection = Collection(self.dataset, stream, DatabaseClient(self), DocumentClient(self), ServingClient(self))
+        database, documents, serving = DatabaseClient(self), DocumentClient(self), ServingClient(self)
+        self._collection = Collection(self.dataset, stream, database, documents, serving, self._check_lease)
         self.every(0.0, self._turn, longest_pause=4.0)
+        if self.settings.mqtt_port:
+            self._stream = stream
+            self.every(0.0, self._forward, longest_pause=4.0)
+
+    def _check_lease(self) -> None:
+        assert self.lease is not None
+        self.lease.check()
 
     @override
     async def on_stop(self) -> None:
-        if self.may_act:
+        if hasattr(self, "_collection"):  # else it ended while it started
             await self._collection.close()
 
     @override
@@ -46,7 +54,13 @@ class ThingCollectionService(SystemService):
         except ComplexSystemError as error:
             await self.set_state("waiting", error.message)
             raise
+        except Exception:
+            await self.set_state("failing", self._collection.problem)
+            raise
         await self.set_state("ready")
+
+    async def _forward(self) -> float:
+        return await self._stream.forward(self._shutdown_event)
 
     @answers(GET_COLLECTION)
     async def _get_collection(self, _: Empty) -> CollectionState:

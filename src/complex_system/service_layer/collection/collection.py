@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -59,7 +60,7 @@ class Collection:
 
     def __init__(
         self, dataset: Dataset, stream: ReadingStream, database: DatabaseClient, documents: DocumentClient,
-        serving: ServingClient,
+        serving: ServingClient, check: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Prepare the collection without contacting anybody.
 
@@ -69,12 +70,13 @@ class Collection:
             database: Takes the records.
             documents: Keeps labels that wait.
             serving: Predicts complete records, where that is declared.
+            check: Raises an error where this process may not act; called before everything that has an effect.
         """
         collecting = dataset.collect
         assert collecting is not None
         self._collecting, self._dataset, self._stream = collecting, dataset, stream
         self._seen = 0
-        self._database, self._documents, self._serving = database, documents, serving
+        self._database, self._serving, self._check = database, serving, check
         label = collecting.label
         self._decoder = Decoder(label)
         self._labels = LabelBook(label, database, documents) if label else None
@@ -112,7 +114,12 @@ class Collection:
             if self._now - self._kept_at >= _PLACE_SECONDS:
                 await self._keep_place()
         except ComplexSystemError as error:
-            self.problem = error.message
+            self.problem, self._opened = error.message, self._opened and not self._stream.is_gone
+            raise
+        except Exception as error:
+            # What was read may be half taken, so it is read again from the place.
+            self.problem, self._opened = f"{type(error).__name__}: {error}", False
+            await self._stream.close()
             raise
         self.problem = ""
 
@@ -120,15 +127,15 @@ class Collection:
         """Keep the place, if everything is saved, and end the reader."""
         for task in self._predicting:
             task.cancel()
-        try:
+        with contextlib.suppress(ComplexSystemError):  # the next process reads a second more of the stream
             if self._opened and not self._records and not self._new_labels:
                 await self._keep_place()
-        finally:
-            await self._stream.close()
+        await self._stream.close()
 
     def state(self) -> CollectionState:
         """Return the live view."""
-        sensors = [_sensor(each) for each in self._collector.sensors(datetime.fromtimestamp(self._now, UTC))]
+        found = self._collector.sensors(datetime.fromtimestamp(self._now, UTC))
+        sensors = [_sensor(each) for each in found]
         opened = self._collector.waiting()
         labels = self._labels
         return CollectionState(
@@ -139,15 +146,19 @@ class Collection:
             per_second=sum(sensor.per_second for sensor in sensors),
             sensors=tuple(sensors),
             open_records=tuple(_open(each) for each in opened[:_SHOWN]),
-            waiting_records=len(opened),
+            waiting_records=self._collector.open,
             open_labels=tuple(_shown(label) for label in labels.oldest(_SHOWN)) if labels else (),
             waiting_labels=len(labels) if labels else 0,
             unmatched=tuple(self._unmatched),
-            counts=self._counts,
+            counts=replace(self._counts, unusable=sum(each.refused for each in found)),
         )
 
     async def _open(self) -> None:
         kept = await self._stream.open()
+        self._collector, self._new_labels = Collector(self._collecting, self._dataset), []
+        self._records.clear()
+        self._unmatched.clear()
+        self._seen = 0
         if kept is not None:
             place = msgspec.json.decode(kept, type=_Kept)
             self._seen, self._counts = place.seen, place.counts
@@ -162,6 +173,7 @@ class Collection:
     async def _save_all(self) -> None:
         """Have the database take labels and records, then join what belongs together."""
         if self._labels is not None and self._new_labels:
+            self._check()
             await self._labels.add(self._new_labels)
         self._new_labels = []
         while self._records:
@@ -173,6 +185,7 @@ class Collection:
             await self._join(self._labels)
 
     async def _save(self, records: Sequence[CollectedRecord]) -> None:
+        self._check()
         good = list(records)
         while good:
             try:
@@ -208,6 +221,7 @@ class Collection:
             self._count(predicted=len(predictions))
 
     async def _join(self, labels: LabelBook) -> None:
+        self._check()
         await labels.join(self._now)
         outcome, labels.outcome = labels.outcome, Outcome()
         self._count(labels=outcome.joined, refused=len(outcome.refused), unmatched=len(outcome.unmatched))
@@ -215,6 +229,7 @@ class Collection:
         self._unmatched.extend(_shown(label) for label in outcome.unmatched)
 
     async def _keep_place(self) -> None:
+        self._check()
         kept = _Kept(self._collector.checkpoint(), self._seen, self._counts, tuple(self._unmatched))
         await self._stream.keep(msgspec.json.encode(kept))
         self._kept_at = self._now

@@ -76,7 +76,8 @@ class LabelBook:
         return sorted(self._waiting.values(), key=lambda label: label.stored)[:most]
 
     async def load(self) -> None:
-        """Read what waited before a restart."""
+        """Read what waited before a restart, and forget everything else."""
+        self._waiting, self._by_record, self._due = {}, {}, {}
         for each in await self._documents.between(WAITING, 0.0, 1e12, most=10_000_000):
             self._remember(msgspec.convert(each.body, Label))
 

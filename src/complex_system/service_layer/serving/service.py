@@ -36,7 +36,7 @@ from complex_system.protocol.serving import (
 from complex_system.protocol.training import CHAMPION_CHANGED, ChampionChanged
 from complex_system.service_layer.serving.events import PredictionEvents
 from complex_system.service_layer.serving.trials import TrialHandlers
-from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline
+from complex_system.serving.engine import Limits, PredictionEngine, PredictionResult, RemotePipeline, off_loop
 from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ModelSource
@@ -210,11 +210,7 @@ class ServingService(TrialHandlers, SystemService):
             )
         with self._metrics.failures.counted():
             result = await self.engine.predict(records, _origin(), wanted_of(request))
-        answer: dict[str, Any] = {"predictions": [[each] for each in result.predictions]}
-        if result.half_width is not None:
-            answer["intervals"] = result.intervals
-        if result.distances is not None:
-            answer["record_warnings"] = to_builtins(result.warnings)
+        answer: dict[str, Any] = await off_loop(len(records), _answer, result)
         return answer
 
     async def get_prediction_columns(self, encoded: ArrowPage) -> ArrowPage:
@@ -287,3 +283,13 @@ class ServingService(TrialHandlers, SystemService):
 def _origin() -> Origin:
     """Return who asks in the request that is being answered."""
     return next((origin for origin, name in ORIGIN_NAMES.items() if name == NAME.get()), "live")
+
+
+def _answer(result: PredictionResult) -> dict[str, Any]:
+    """Return predictions with what was asked for beside them."""
+    answer: dict[str, Any] = {"predictions": [[each] for each in result.predictions]}
+    if result.half_width is not None:
+        answer["intervals"] = result.intervals
+    if result.distances is not None:
+        answer["record_warnings"] = to_builtins(result.warnings)
+    return answer

@@ -32,6 +32,7 @@ from complex_system.errors import (
 from complex_system.http.connections import MAX_CONNECTIONS
 from complex_system.http.responses import status_of
 from complex_system.protocol.serving import ORIGIN_HEADER, ORIGINS
+from complex_system.serving.engine import off_loop
 from complex_system.serving.grpc import open_inference_pb2 as pb
 from complex_system.serving.grpc.messages import decoded, inference_request, inference_response
 from complex_system.serving.models.predictor import Predictor
@@ -276,7 +277,8 @@ class GrpcServer:
         result = await engine.predict_batch(batch, predictor, live=is_live, origin=origin)
         if result.outside:
             call.trailers.append((OUTSIDE, outside_header(result.outside)))
-        return inference_response(message, request, result, new_key())
+        answer: pb.ModelInferResponse = await off_loop(batch.size, inference_response, message, request, result, new_key())
+        return answer
 
     async def _find(self, name: str, version: str, call: Call) -> Predictor:
         call.predictor = await self._backend.engine.models.predictor(name, version or None)

@@ -20,6 +20,7 @@ from complex_system import __version__
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRequestError, error_text
 from complex_system.http.responses import json_response
+from complex_system.serving.engine import PredictionResult, off_loop
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.column_names import FEATURES, FEATURES_HEADER
 from complex_system.serving.requests.csv import csv_columns, csv_text
@@ -110,6 +111,11 @@ async def invocations(request: PredictionRequest) -> Response:
             raise InvalidRequestError(f"The header {FEATURES_HEADER} may be '{FEATURES}', not '{wanted[:40]}'.")
         read = partial(read, as_features=True)
     result = await request.predict(read)
+    response: Response = await off_loop(result.batch.size, _scored, result, request)
+    return response
+
+
+def _scored(result: PredictionResult, request: PredictionRequest) -> Response:
     predictions: list[Any] = result.predictions
     if beside := result.columns():
         rows = zip(result.predictions, *beside.values(), strict=True)

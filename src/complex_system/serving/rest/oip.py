@@ -23,6 +23,7 @@ from complex_system.errors import (
     error_text,
 )
 from complex_system.http.responses import json_response
+from complex_system.serving.engine import PredictionResult, off_loop
 from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.open_inference import (
     EXTENSIONS,
@@ -166,6 +167,11 @@ async def infer(request: PredictionRequest, name: str, version: str | None = Non
         return requested_batch(sent, reader)
 
     result = await request.predict(read)
+    response: Response = await off_loop(result.batch.size, _inferred, result, sent, request, name)
+    return response
+
+
+def _inferred(result: PredictionResult, sent: InferenceRequest, request: PredictionRequest, name: str) -> Response:
     outputs, parts = _outputs(sent, output_values(result))
     content = InferenceResponse(
         name,

@@ -51,7 +51,7 @@ def _figures(reading: Reading, _: Viewer) -> Component:
         ("Predicted at once", count(counts.predicted)),
         ("Labels joined", count(counts.labels), f"{count(state.waiting_labels)} wait"),
         ("Labels without a record", count(counts.unmatched)),
-        ("Refused", count(counts.refused + counts.malformed + counts.bad_units)),
+        ("Refused", count(counts.refused + counts.malformed + counts.unusable)),
     )
 
 
