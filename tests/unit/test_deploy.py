@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -504,7 +505,11 @@ def test_a_deployment_collects_readings_only_where_its_data_set_declares_it(own_
     before = {
         name: (own_copy / "build/deployments/mongo" / name).read_text() for name in ("docker-compose.yaml", "users.conf")
     }
-    assert not any("thing" in text for text in before.values())
+    assert not any("thing_collection" in text for text in before.values())
+    users = before["users.conf"].splitlines()
+    publish = {user.split('"')[1]: rights for user, rights in pairwise(users) if 'user: "' in user}
+    # The source publishes readings of an OPC UA server; who collects them is another deployment's affair.
+    assert [name for name, rights in publish.items() if "thing" in rights] == ["dummy_data_generation"]
     (folder / "config_dir").unlink()
     (folder / "config_dir").mkdir()
     (folder / "config_dir" / "dataset.yaml").write_text(COLLECTED)
