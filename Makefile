@@ -46,7 +46,7 @@ $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
 # Clients and servers of others that tests and benchmarks need, in versions that cannot live beside ours.
 $(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)
 	test -x .venv-clients/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-clients
-	@$(UV_INSTALL) --python .venv-clients/bin/python -c constraints-clients.txt 'tritonclient[grpc,http]' mlserver mlserver-lightgbm
+	@$(UV_INSTALL) --python .venv-clients/bin/python -c constraints-clients.txt 'tritonclient[grpc,http]' mlserver mlserver-lightgbm openapi-python-client
 	@touch $@
 
 system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +159,20 @@ async def test_the_page_has_its_files_and_nothing_else_from_here(client: httpx.A
         assert (await client.get(path)).status_code == 404, path
 
 
+@pytest.mark.parametrize("key", ["", "plant-7"])
+async def test_command_and_program_of_predict_work_when_they_are_pasted(key: str) -> None:
+    async with rest_server(DATASET, source(), api_key=key) as (_, own):
+        document = (await own.get("/openapi.json", headers={"X-API-Key": key} if key else {})).json()
+        text = document["paths"]["/predict"]["post"]["description"].replace("...", key)
+        [command], [program] = (re.findall(f"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("", "python"))
+        assert program.count("\n") == 10
+        for argv in (["bash", "-c", command], [sys.executable, "-c", program]):
+            done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            found = json.loads(done.stdout)
+            assert (found["predictions"] if isinstance(found, dict) else found) == [5.5]
+
+
 CHROMIUM = shutil.which("chromium")
 
 
@@ -169,7 +187,7 @@ async def test_the_page_renders_and_asks_no_other_host(client: httpx.AsyncClient
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
-            page = await browser.new_page()
+            page = await browser.new_page(viewport={"width": 1280, "height": 900})
             page.set_default_timeout(60_000)
             page.on("request", lambda request: asked.append(request.url))
             page.on("pageerror", lambda error: faults.append(str(error)))
@@ -178,13 +196,18 @@ async def test_the_page_renders_and_asks_no_other_host(client: httpx.AsyncClient
             await page.wait_for_function(f"document.querySelectorAll('.opblock').length >= {count}")
             assert await page.locator(".opblock").count() == count
             assert "/v2/models/{name}/versions/{version}/infer" in (await page.inner_text("body")).replace("\u200b", "")
-            # One of the calls as a reader tries it.
-            block = page.locator("#operations-predict-predict_predict_post")
-            await block.locator(".opblock-summary").click()
-            await block.locator(".try-out__btn").click()
+            # The page begins with the form, which holds an example and sends it.
+            block = page.locator(".opblock").first
+            assert await block.get_attribute("id") == "operations-predict-predict"
+            box = await block.locator(".execute").bounding_box()
+            assert box is not None
+            assert box["y"] < 900
             await block.locator(".execute").click()
             status = block.locator(".live-responses-table tr.response td.response-col_status").first
             assert (await status.inner_text()).split()[0] == "200"
+            assert '"predictions"' in await block.locator(".live-responses-table").inner_text()
+            await page.set_viewport_size({"width": 390, "height": 844})
+            assert await page.evaluate("document.documentElement.scrollWidth") == 390
         finally:
             await browser.close()
     assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {host}

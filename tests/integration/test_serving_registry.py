@@ -413,8 +413,11 @@ async def test_the_documentations_programs_for_the_broker_run_when_they_are_past
 ) -> None:
     await asyncio.to_thread(publish, 100.0, files={SAMPLE_FILE: quick_sample()})
     async with serving(settings) as (service, client):
-        description = (await client.get("/openapi.json")).json()["info"]["description"]
-        assert description.startswith(dataset.description)
+        document = (await client.get("/openapi.json")).json()
+        assert list(document["paths"])[-1] == "/subjects"
+        assert document["tags"][-1]["name"] == "NATS"
+        description = document["paths"]["/subjects"]["get"]["description"]
+        assert (await client.get("/subjects")).json()["subject"] == PREDICT.name
         programs = re.findall(r"```python\n(.*?)```", description, re.DOTALL)
         assert len(programs) == 3
         records = [example_record(dataset, position) for position in (0, 1)]

@@ -35,7 +35,7 @@ from complex_system.serving.rest.endpoint import (
 )
 from complex_system.serving.rest.mlflow_scoring import scoring_routes
 from complex_system.serving.rest.oip import InferenceError, oip_routes
-from complex_system.serving.rest.openapi import documentation_routes
+from complex_system.serving.rest.openapi import SUBJECTS, documentation_routes
 from complex_system.serving.rest.schemas import records_body
 from complex_system.serving.rest.suggest import suggest_routes
 from complex_system.serving.suggest.suggester import Suggester
@@ -95,6 +95,14 @@ class Explained(msgspec.Struct, frozen=True):
     model: PredictingModel
     pipeline_version: str
     request_id: str
+
+
+class Subjects(msgspec.Struct, frozen=True):
+    """Subjects of the broker: of records, of Arrow pages, and of explanations."""
+
+    subject: str
+    columns: str
+    explain: str
 
 
 class Live(msgspec.Struct, frozen=True):
@@ -162,6 +170,7 @@ def make_app(
     # The router tries them in this order; the documentation is asked for least.
     routes = predict_routes(backend) + oip_routes(backend) + scoring_routes(backend) + status_routes(backend)
     routes += suggest_routes(backend, OWN_ERRORS, suggester or Suggester(engine))
+    routes += subjects_routes(backend, subjects) if subjects is not None else []
     documentation = documentation_routes(backend, routes, dataset, subjects)
     # Endpoints answer their errors themselves, so the router needs no Starlette application around it: that would cost a request
     # another 7 %. What is left are paths and methods that do not exist.
@@ -223,6 +232,18 @@ def status_routes(backend: Backend) -> list[Route]:
     for path in ("/readyz", "/health/ready"):
         health.add(path, ready, "Predictions can be made", {200: Ready, 503: Error})
     return about.routes + health.routes
+
+
+def subjects_routes(backend: Backend, subjects: Callable[[], Mapping[str, str]]) -> list[Route]:
+    """Return ``/subjects``, whose documentation has the calls over NATS."""
+
+    async def answered(_: PredictionRequest) -> Response:
+        return json_response(Subjects(**subjects()))
+
+    routes = Routes(backend, OWN_ERRORS, "NATS")
+    about = "Subjects on which the same models answer over NATS, with programs to paste"
+    routes.add(SUBJECTS, answered, about, {200: Subjects}, name="subjects")
+    return routes.routes
 
 
 async def predict(request: PredictionRequest) -> Response:

@@ -5,7 +5,11 @@ A plant has no Internet, so the page and all that it loads come from this server
 
 from __future__ import annotations
 
+import html
+import json
 import re
+import shlex
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,9 +17,8 @@ from string import Template
 from typing import Any
 
 import msgspec
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from complex_system import __version__
@@ -28,10 +31,12 @@ from complex_system.serving.models.manager import CHAMPION
 from complex_system.serving.requests.examples import example_record
 from complex_system.serving.requests.tensors import InferenceRequest
 from complex_system.serving.rest.endpoint import Backend, Endpoint
-from complex_system.serving.rest.schemas import Schema, reference, request_schemas
+from complex_system.serving.rest.schemas import Schema, reference, request_schemas, usual
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 """All files that the page loads."""
+SUBJECTS = "/subjects"
+"""The route that says on which subjects the same models answer over NATS."""
 _PARAMETERS = {
     "name": "Registered name of the model, or `champion`; `GET /models` lists them.",
     "version": "A version of that model, or an alias of it.",
@@ -76,21 +81,11 @@ def documentation_routes(
 
         return shown
 
-    async def openapi(_: Request) -> Response:
-        return json_response(documents.current())
+    async def openapi(request: Request) -> Response:
+        return json_response(documents.current(str(request.base_url).rstrip("/")))
 
     async def page(_: Request) -> Response:
-        # Relative addresses, so that they work behind a proxy that serves them below a path of its own.
-        html = get_swagger_ui_html(
-            openapi_url="./openapi.json",
-            title=documents.title,
-            swagger_js_url=f"./docs/{ASSETS[0]}",
-            swagger_css_url=f"./docs/{ASSETS[1]}",
-            swagger_favicon_url=f"./docs/{ASSETS[2]}",
-            swagger_ui_parameters={"validatorUrl": None},
-        )
-        html.headers.update(PAGE_HEADERS)
-        return html
+        return HTMLResponse(_text("docs.html", title=html.escape(documents.title)), headers=PAGE_HEADERS)
 
     async def asset(request: Request) -> Response:
         return FileResponse(folder / request.url.path.rpartition("/")[2], headers={"cache-control": "max-age=3600"})
@@ -112,8 +107,8 @@ class _Documents:
         self._subjects = subjects
         self._made: tuple[str, Schema] = ("", {})
 
-    def current(self) -> Schema:
-        """Return the document; its examples name a model that is there now."""
+    def current(self, address: str) -> Schema:
+        """Return the document; its examples name a model that is there now, and this server's address."""
         champion = self._backend.engine.champion.current
         # Requests look as the champion takes them, which may still be of an older declaration.
         dataset = champion.pipeline.dataset if champion else self._dataset
@@ -122,6 +117,7 @@ class _Documents:
         document = self._made[1]
         info = champion.info if champion else None
         name, version = (info.name, info.version) if info else (f"{self._dataset.name}-lightgbm", "1")
+        document["paths"]["/predict"]["post"]["description"] = predict_section(dataset, address, bool(self._backend.api_key))
         for path, operations in document["paths"].items():
             examples = {"name": name if "{version}" in path else CHAMPION, "version": version}
             for operation in operations.values():
@@ -133,8 +129,7 @@ class _Documents:
         description = dataset.description
         if dataset.version != self._dataset.version:
             description += _OLDER.format(own=dataset.version, present=self._dataset.version)
-        if self._subjects is not None:
-            description += broker_section(dataset, self._subjects())
+        names = Counter(route.name for route in self._routes)
         paths: dict[str, Schema] = {}
         types: dict[str, type[msgspec.Struct]] = {each.__name__: each for each in (InferenceRequest, SuggestRequest)}
         for route in self._routes:
@@ -145,25 +140,30 @@ class _Documents:
             if endpoint.needs_key:
                 bodies[401] = endpoint.errors.schema
             types |= {body.__name__: body for body in bodies.values() if not isinstance(body, dict)}
-            paths.setdefault(route.path, {})[endpoint.method.lower()] = _operation(route, endpoint, bodies, dataset)
+            paths.setdefault(route.path, {})[endpoint.method.lower()] = _operation(
+                route, endpoint, bodies, dataset, is_named=names[route.name] == 1
+            )
+        if self._subjects is not None:
+            paths[SUBJECTS]["get"]["description"] = broker_section(dataset, self._subjects())
         _, schemas = msgspec.json.schema_components(types.values(), ref_template=reference("{name}")["$ref"])
         unit = dataset.column(dataset.target).unit
         schemas["Predictions"]["properties"]["predictions"]["description"] = (
             f"One value of '{dataset.target}' a record, in the order of the records{f', in {unit}' if unit else ''}."
         )
-        components: Schema = {"schemas": request_schemas(dataset) | schemas}
+        components: Schema = {"schemas": request_schemas(dataset) | usual(schemas)}
         if self._backend.api_key:
             components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
         about = {"title": self.title, "description": description, "version": __version__}
-        return {"openapi": "3.1.0", "info": about, "paths": paths, "components": components}
+        tags = [{"name": name, "description": said} for name, said in _TAGS.items()]
+        return {"openapi": "3.1.0", "info": about, "tags": tags, "paths": paths, "components": components}
 
 
-def _operation(route: Route, endpoint: Endpoint, bodies: dict[int, Any], dataset: Dataset) -> Schema:
-    """Return OpenAPI's description of a route."""
+def _operation(route: Route, endpoint: Endpoint, bodies: dict[int, Any], dataset: Dataset, *, is_named: bool) -> Schema:
+    """Return OpenAPI's description of a route; generated clients have a function of the route's name where that is the only one."""
     described: Schema = {
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
-        "operationId": re.sub(r"\W", "_", f"{route.name}{route.path}") + f"_{endpoint.method.lower()}",
+        "operationId": route.name if is_named else re.sub(r"\W+", "_", f"{route.name}{route.path}"),
     }
     if route.param_convertors:
         described["parameters"] = [
@@ -191,14 +191,39 @@ def _json_of(status: int, body: type[msgspec.Struct]) -> Schema:
     return {"description": _MEANINGS[status], "content": content}
 
 
+def predict_section(dataset: Dataset, address: str, needs_key: bool) -> str:
+    """Return what the description of ``/predict`` says: a command and a program that run when they are pasted."""
+    record = example_record(dataset)
+    return _text(
+        "predict.md",
+        address=address,
+        body=shlex.quote(json.dumps({"records": [record]}, ensure_ascii=False)),
+        record=repr(record),
+        key_option=" -H 'X-API-Key: ...'" if needs_key else "",
+        key_header=', "X-API-Key": "..."' if needs_key else "",
+    )
+
+
 def broker_section(dataset: Dataset, subjects: Mapping[str, str]) -> str:
     """Return what the description says of requests over NATS, with programs that run when they are pasted."""
     records = [example_record(dataset, position) for position in (0, 1)]
-    listed = ",\n    ".join(repr(record) for record in records)
-    text = resources.files(__package__).joinpath("nats.md").read_text("utf-8")
-    return "\n\n" + Template(text).substitute(subjects, records=listed)
+    return _text("nats.md", **subjects, records=",\n    ".join(repr(record) for record in records))
 
 
+def _text(name: str, **values: str) -> str:
+    return Template(resources.files(__package__).joinpath(name).read_text("utf-8")).substitute(values)
+
+
+_TAGS = {
+    "predict": "Predictions of raw records, and what they are made of",
+    "suggest": "Settings that reach a value",
+    "model": "What is served",
+    "Open Inference Protocol V2": "For clients of KServe, Triton and MLServer",
+    "MLflow scoring": "For clients of MLflow",
+    "health": "Probes, without a key",
+    "NATS": "The same over the broker",
+}
+"""The groups of routes in their order."""
 _OLDER = """
 
 **The declaration of the data set has changed.** The model that answers is of pipeline version `{own}`, the present one is

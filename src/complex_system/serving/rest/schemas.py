@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,18 +15,43 @@ from complex_system.serving.requests.wanted import INTERVAL, WARNINGS
 
 Schema = dict[str, Any]
 
-RECORD, SCORING_REQUEST = "RawRecord", "ScoringRequest"
+RECORD, RECORDS, SCORING_REQUEST = "RawRecord", "Records", "ScoringRequest"
 """Names of the schemas in the documentation."""
 
 
 def request_schemas(dataset: Dataset) -> dict[str, Schema]:
     """Return the schemas by name."""
-    return {RECORD: record_schema(dataset), SCORING_REQUEST: _SCORING_REQUEST}
+    records: Schema = {
+        "type": "object",
+        "properties": {"records": _LIST, **_BESIDE},
+        "required": ["records"],
+        "additionalProperties": False,
+    }
+    return {RECORD: record_schema(dataset), RECORDS: records, SCORING_REQUEST: _SCORING_REQUEST}
 
 
 def reference(name: str) -> Schema:
     """Return a reference to a schema of the documentation."""
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def usual(schema: Any) -> Any:
+    """Return msgspec's schema as generators of clients and readers like it.
+
+    They do not know tuples nor lists of anything, and take the default null for a value; docstrings are written for Sphinx.
+    """
+    if isinstance(schema, list):
+        return [usual(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: usual(value) for name, value in schema.items() if (name, value) != ("default", None)}
+    if made.get("items") is False:
+        made["items"] = made.pop("prefixItems")[0]
+    elif made.get("type") == "array":
+        made.setdefault("items", {})
+    if isinstance(made.get("description"), str):
+        made["description"] = inspect.cleandoc(made["description"]).replace("``", "`")
+    return made
 
 
 def record_schema(dataset: Dataset) -> Schema:
@@ -44,7 +70,6 @@ def record_schema(dataset: Dataset) -> Schema:
         properties[column.name] = _column_schema(column, is_target=column.name == dataset.target)
     return {
         "type": "object",
-        "title": f"Raw record of '{dataset.name}'",
         "description": dataset.description,
         "properties": properties,
         "required": [column.name for column in dataset.columns if not column.optional],
@@ -55,22 +80,13 @@ def record_schema(dataset: Dataset) -> Schema:
 
 def records_body(dataset: Dataset) -> Schema:
     """Return OpenAPI's ``requestBody`` of ``POST /predict``."""
-    record: Schema = reference(RECORD)
-    records: Schema = {"type": "array", "items": record, "minItems": 1}
-    wrapped: Schema = {
-        "type": "object",
-        "title": "Records",
-        "properties": {"records": records, **_BESIDE},
-        "required": ["records"],
-        "additionalProperties": False,
-    }
     examples = [example_record(dataset, position) for position in (0, 1)]
     return {
         "required": True,
         "description": "Raw records: in an object, as a plain list, or one record alone.",
         "content": {
             "application/json": {
-                "schema": {"anyOf": [wrapped, records, record]},
+                "schema": {"anyOf": [reference(RECORDS), _LIST, reference(RECORD)]},
                 "examples": {
                     "records": {"summary": "Two records", "value": {"records": examples}},
                     "list": {"summary": "A plain list", "value": examples},
@@ -138,6 +154,7 @@ def _fill(column: Column) -> str:
     return f"{column.fill:g}" if isinstance(column.fill, float) else f"'{column.fill}'"
 
 
+_LIST: Schema = {"type": "array", "items": reference(RECORD), "minItems": 1}
 _BESIDE: Schema = {
     INTERVAL: {
         "type": ["number", "null"],
