@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,19 +127,29 @@ async def test_what_cannot_be_trained_again_says_why(
 ) -> None:
     uri = settings.mlflow_tracking_uri
 
-    def registered(trainer: str) -> str:
-        name, version = register_onnx(uri, dataset, linear_onnx(dataset), prefix=settings.model_prefix, trainer=trainer)
+    def registered(trainer: str, **metadata: Any) -> str:
+        name, version = register_onnx(
+            uri, dataset, linear_onnx(dataset), prefix=settings.model_prefix, trainer=trainer, **metadata
+        )
         return ModelRegistry(uri, settings.model_prefix).find(name, version).run_id
 
-    for trainer, why in (
-        ("lightgbm", "an earlier release, which did not keep the records of a training, made it."),
-        ("linear", "ml_consumer fits the linear model on a sample, whose records are not kept."),
-        ("stack", "a stack has no training of its own, its members have."),
-    ):
+    earlier = "an earlier release, which did not keep the records of a training, made it."
+    for trainer in ("lightgbm", "linear"):
         run = await asyncio.to_thread(registered, trainer)
-        with pytest.raises(ModelRefusedError) as error:
-            await repeated(tester, settings, run)
-        assert error.value.message == f"{settings.model_prefix}-{trainer} 1 cannot be trained again: {why}"
+        assert (
+            await refused(tester, settings, run) == f"{settings.model_prefix}-{trainer} 1 cannot be trained again: {earlier}"
+        )
+    prefix, member = settings.model_prefix, await asyncio.to_thread(registered, "lightgbm")
+    members = [
+        {"model": f"{prefix}-lightgbm", "version": "2", "weight": 0.5},
+        {"model": f"{prefix}-pytorch", "version": "7", "weight": 0.3},
+        {"model": f"{prefix}-linear", "version": "", "weight": 0.2},
+    ]
+    stack = await asyncio.to_thread(partial(registered, "stack", members=members))
+    assert await refused(tester, settings, stack) == (
+        f"{prefix}-stack 1 cannot be trained again: a stack has no training of its own, its members have: {prefix}-lightgbm 2 (fiot "
+        f"extras retrain {member}), {prefix}-pytorch 7 (deleted), {prefix}-linear (fitted within the round, its records are not kept)."
+    )
     for nothing in ("0" * 32, "no run", "' or 1=1"):
         with pytest.raises(UnknownModelError, match="MLflow has no run"):
             await repeated(tester, settings, nothing)

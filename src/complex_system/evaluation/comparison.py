@@ -40,6 +40,7 @@ from complex_system.training.onnx import export_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE
 from complex_system.training.split import NO_COPIES, Copies
 from complex_system.training.stack import STACK
+from complex_system.training.training_set import describe_training
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +249,7 @@ class ModelComparison:
 
 
 def linear_result(
-    round_id: str,
+    request: ComparisonRequest,
     dataset: Dataset,
     data: TrainingData,
     few: Keyed | None,
@@ -258,9 +259,9 @@ def linear_result(
     """Return the linear model as a trainer returns its own, with the checked ONNX model.
 
     Args:
-        round_id: The round that it is of.
+        request: The round that it is of.
         dataset: What it is for.
-        data: What it is fitted on.
+        data: What it is fitted on; its samples have their keys.
         few: All labelled records, where they are few: it is cross-validated with them.
         reference: What the data are like, for monitoring.
         files: Kept beside the ONNX model.
@@ -272,12 +273,13 @@ def linear_result(
     if crossed is not None:
         made[OUT_OF_FOLD_FILE] = crossed.encoded()
     return TrainingResult(
-        trainer=LINEAR, framework=LINEAR, round=round_id, dataset=dataset, data=data, model=model,
+        trainer=LINEAR, framework=LINEAR, round=request.round, dataset=dataset, data=data, model=model,
         onnx_model=onnx_model,
         validation=score(data.validation.y, model.predict(data.validation.x)),
         started_at=started, trained_at=datetime.now(UTC), timings={}, reference=reference,
         cross_validation=None if crossed is None else crossed.summary(),
         files=with_raw_onnx(dataset, onnx_model, made),
+        training=describe_training(None, dataset, data, model, request.since, request.after),
     )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.tracking.connection import is_refusal, open_client, translated
 from complex_system.tracking.model_files import TRAINING, digests_of
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
-from complex_system.training.linear import LINEAR
 from complex_system.training.stack import STACK
 
 _RUN = re.compile(r"[0-9a-f]{32}")
@@ -62,7 +61,7 @@ def load_training_run(tracking_uri: str, run_id: str, model_key: str = "") -> Tr
     onnx, metadata = registry.load_onnx_model(ref)
     digests = metadata.get(TRAINING)
     if not isinstance(digests, Mapping) or not digests:
-        raise ModelRefusedError(f"{ref.model} {ref.version} cannot be trained again: {_why(ref)}.")
+        raise ModelRefusedError(f"{ref.model} {ref.version} cannot be trained again: {_why(registry, ref, metadata)}.")
     with translated(tracking_uri, "reading a training"), tempfile.TemporaryDirectory() as folder:
         names = {Path(each.path).name for each in client.list_artifacts(run_id, TRAINING)} & set(digests)
         files = {name: Path(client.download_artifacts(run_id, f"{TRAINING}/{name}", folder)).read_bytes() for name in names}
@@ -84,9 +83,18 @@ def _run(client: Any, run_id: str) -> Any:
         return None
 
 
-def _why(ref: ModelVersionRef) -> str:
-    if ref.framework == LINEAR:
-        return "ml_consumer fits the linear model on a sample, whose records are not kept"
-    if ref.framework == STACK:
-        return "a stack has no training of its own, its members have"
-    return "an earlier release, which did not keep the records of a training, made it"
+def _why(registry: ModelRegistry, ref: ModelVersionRef, metadata: Mapping[str, Any]) -> str:
+    if ref.framework != STACK:
+        return "an earlier release, which did not keep the records of a training, made it"
+    members = [_member(registry, str(each["model"]), str(each["version"])) for each in metadata.get("members", ())]
+    named = f": {', '.join(members)}" if members else ""
+    return f"a stack has no training of its own, its members have{named}"
+
+
+def _member(registry: ModelRegistry, model: str, version: str) -> str:
+    if not version:
+        return f"{model} (fitted within the round, its records are not kept)"
+    try:
+        return f"{model} {version} (fiot extras retrain {registry.find(model, version).run_id})"
+    except UnknownModelError:
+        return f"{model} {version} (deleted)"

@@ -27,6 +27,7 @@ from complex_system.errors import ModelRefusedError, TrainingFailedError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.base import Parameter, TrainedModel, Trainer, TrainingParameters
 from complex_system.training.data import Samples, TrainingData
+from complex_system.training.linear import LINEAR, LinearModel
 from complex_system.training.split import Part, contents_of
 
 TRAINING_SET, RECORDS = "training_set.json", "training_set.arrow"
@@ -35,7 +36,8 @@ MAX_LISTED = 1_000_000
 NAMED = 5
 """Keys that a refusal names, the first ones."""
 _PARTS = (Part.TRAIN, Part.VALIDATION)
-_PACKAGES = {"lightgbm": ("lightgbm",), "pytorch": ("torch",), "tensorflow": ("tensorflow", "keras")}
+_PACKAGES = {"lightgbm": ("lightgbm",), "pytorch": ("torch",), "tensorflow": ("tensorflow", "keras"), LINEAR: ("onnx",)}
+_LINEAR = f"{LinearModel.__module__}:{LinearModel.__qualname__}"
 _SHARED = ("numpy", "polars", "pyarrow")
 _TRAINER = re.compile(r"(complex_system\.training\.[a-z_]+):([A-Za-z]+)")
 _SCHEMA = pa.schema([pa.field(ID, pa.string()), pa.field("part", pa.int8()), pa.field("content", pa.uint64())])
@@ -58,8 +60,8 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
         last: The latest one.
         listed: Whether the records are in ``training_set.arrow``.
         digest: SHA-256 of the contents of the records, in order, and of their keys where they are listed.
-        trainer: Module and class of the trainer.
-        seed: Of the training.
+        trainer: Module and class of the trainer; of the model where it is the linear one, which has no trainer.
+        seed: Of the training; 0 where nothing is random.
         settings: ``TrainingParameters`` by name.
         searched: What a search for parameters found; empty without one.
         parameters: As they are logged with the run.
@@ -93,6 +95,14 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
         """Records of both parts."""
         return self.train + self.validation
 
+    def trained(self, data: TrainingData) -> TrainedModel:
+        """Train again; the records are those of the training, in its order.
+
+        Raises:
+            ModelRefusedError: This release does not have that trainer.
+        """
+        return LinearModel(data) if self.trainer == _LINEAR else self.new_trainer().fit(data, lambda _: None)
+
     def new_trainer(self) -> Trainer:
         """Return a trainer with the parameters of the training, prepared; this imports its framework.
 
@@ -118,12 +128,17 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_training(
-    trainer: Trainer, dataset: Dataset, data: TrainingData, model: TrainedModel, since: float | None, after: str | None
+    trainer: Trainer | None,
+    dataset: Dataset,
+    data: TrainingData,
+    model: TrainedModel,
+    since: float | None,
+    after: str | None,
 ) -> dict[str, bytes]:
     """Return the files that a training can be repeated from, by name.
 
     Args:
-        trainer: Who trained.
+        trainer: Who trained; None for the linear model, which has no parameters.
         dataset: What is declared.
         data: What was trained on; its samples have their keys, unless they are more than ``MAX_LISTED``.
         model: The result.
@@ -137,17 +152,19 @@ def describe_training(
         keys = pa.concat_arrays([data.train.keys, data.validation.keys])
         numbers = np.repeat(np.array(_PARTS, dtype=np.int8), [len(part) for part in parts])
         listed = pa.table([keys, numbers, contents], schema=_SCHEMA)
-    kind, times = type(trainer), [part.times for part in parts if part.times is not None]
+    kind, framework = (LinearModel, LINEAR) if trainer is None else (type(trainer), trainer.framework)
+    times = [part.times for part in parts if part.times is not None]
     known = np.concatenate([each[np.isfinite(each)] for each in times] or [np.empty(0)])
     first, last = (float(known.min()), float(known.max())) if len(known) else (None, None)
     described = TrainingSet(
         dataset=dataset.name, pipeline_version=dataset.version, split=data.split, question=dataset.split.question, since=since,
         after=after, train=len(data.train), validation=len(data.validation),
         calibration=0 if data.calibration is None else len(data.calibration), listed=listed is not None, first=first, last=last,
-        digest=_digest(contents, listed), trainer=f"{kind.__module__}:{kind.__qualname__}", seed=trainer.parameters.seed,
-        settings=asdict(trainer.parameters), searched=trainer.searched, parameters=dict(model.parameters),
+        digest=_digest(contents, listed), trainer=f"{kind.__module__}:{kind.__qualname__}",
+        seed=trainer.parameters.seed if trainer else 0, settings=asdict(trainer.parameters) if trainer else {},
+        searched=trainer.searched if trainer else {}, parameters=dict(model.parameters),
         model=hashlib.sha256(model.saved()).hexdigest(),
-        versions=versions_of(("complex-system", "python", "machine", *_PACKAGES.get(trainer.framework, ()), *_SHARED)),
+        versions=versions_of(("complex-system", "python", "machine", *_PACKAGES.get(framework, ()), *_SHARED)),
     )  # fmt: skip
     files = {TRAINING_SET: msgspec.json.format(msgspec.json.encode(described), indent=2)}
     if listed is not None:

@@ -216,7 +216,7 @@ class ChampionSelector:
         request.holdout = data.holdout
         if not found.winner.ref.version and data.training is not None:
             reference, files = await self.data.description(data.training, data.keys, data.labelled)
-            fit = partial(linear_result, request.round, self.dataset, data.training, data.few, reference, files)
+            fit = partial(linear_result, request, self.dataset, data.training, data.few, reference, files)
             request.linear = await asyncio.to_thread(fit)
         return found
 

@@ -24,6 +24,7 @@ from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingD
 from complex_system.training.grouping import OriginCollector, Read, divide
 from complex_system.training.split import KeySample, Part
 from complex_system.training.targets import TargetCheck
+from complex_system.training.training_set import MAX_LISTED
 
 
 class LabelledData:
@@ -68,12 +69,23 @@ class LabelledData:
         timed, by_key = moved_since is not None, self._dataset.split.by == "key"
         newest_held_out = 0 if timed else newest
         collector = SampleCollector(
-            self._dataset, [Part.HOLDOUT], newest_held_out, keys=0 if by_key else RAW_SAMPLE, timed=timed
+            self._dataset,
+            [Part.HOLDOUT],
+            newest_held_out,
+            keys=0 if by_key else RAW_SAMPLE,
+            timed=timed,
+            listed=MAX_LISTED if train and not by_key else 0,
         )
         trained = collector
         share, draw, expected = 1.0, np.random.default_rng(0), there
         if by_key:
-            trained = SampleCollector(self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=train > 0)
+            trained = SampleCollector(
+                self._dataset,
+                [Part.TRAIN, Part.VALIDATION],
+                keys=RAW_SAMPLE,
+                timed=train > 0,
+                listed=MAX_LISTED if train else 0,
+            )
             if there > train > 0:
                 expected = there if since is None else (await self.newest(1, since))[0]
                 share = train / max(train, expected)
