@@ -28,6 +28,7 @@ PROGRAMS = {
     "reading": "Data plane",
     "processing": "Data plane",
     "ingest_stream": "Data plane",
+    "collection": "Data plane",
     "request_reply": "Data plane",
     "pipeline": "Data plane",
     "trainers": "Data plane",

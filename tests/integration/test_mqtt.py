@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from uuid import uuid4
 
 import pytest
 from nats.js.errors import APIError
 
-from complex_system.domain.dataset import ID
+from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.records import Record
 from complex_system.errors import NobodyListensError
 from complex_system.local.servers import NatsServer, Server, free_port
-from complex_system.messaging import mqtt, subjects
+from complex_system.messaging import mqtt, readings, subjects
 from complex_system.messaging.ingest.dead_letters import DeadLetters
 from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
 from complex_system.protocol.base import Empty
+from complex_system.protocol.collection import GET_COLLECTION, CollectionState
 from complex_system.protocol.database import GET_INGEST_COUNTS, IngestCounts
 from complex_system.settings import Settings
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.thing_collection.thing_collection_service import ThingCollectionService
 from mqtt_device import MqttDevice, mqtt_device
 from support import BROKER_PASSWORD, TesterService, eventually, guarded, running, server_fixture
 
@@ -57,11 +60,12 @@ async def tester(settings: Settings) -> AsyncIterator[TesterService]:
     """A client; the streams are made anew."""
     async with running(TesterService, settings) as tester:
         context = tester.broker.client.jetstream()
-        for stream in (STREAM, DEAD_STREAM):
+        for stream in (STREAM, DEAD_STREAM, readings.STREAM, f"KV_{readings.BUCKET}"):
             with contextlib.suppress(APIError):
                 await context.delete_stream(stream)
-        with contextlib.suppress(APIError):  # the broker's own stream stays, as it does for those who use it
-            await context.delete_consumer(mqtt.STREAM, "database")
+        for consumer in ("database", readings.CONSUMER):  # the broker's own stream stays, as it does for those who use it
+            with contextlib.suppress(APIError):
+                await context.delete_consumer(mqtt.STREAM, consumer)
         yield tester
 
 
@@ -84,6 +88,10 @@ async def forwards(tester: TesterService) -> bool:
     except APIError:
         return False
     return True
+
+
+async def kept(tester: TesterService, stream: str) -> int:
+    return int((await tester.broker.client.jetstream().stream_info(stream)).state.messages)
 
 
 def sample(count: int) -> list[Record]:
@@ -171,18 +179,21 @@ async def test_what_was_acknowledged_waits_for_a_database_service_that_is_away_o
     records = sample(250)
     async with running(DatabaseMongoService, settings):
         await eventually(lambda: forwards(tester))
-    context = tester.broker.client.jetstream()
     for record in records:
         device.publish(TOPIC, json.dumps(record))
     await eventually(lambda: device.waiting <= 50)
     assert len(device.acknowledged) == 200  # the others have no PUBACK, so the device keeps them
-    assert (await context.stream_info(STREAM)).state.messages == 200
-    assert (await context.stream_info(mqtt.STREAM)).state.messages == 200
+    assert await kept(tester, mqtt.STREAM) == 200
+
+    async def copied() -> bool:  # later than PUBACK
+        return await kept(tester, STREAM) == 200
+
+    await eventually(copied)
     async with running(DatabaseMongoService, settings):
         await asyncio.to_thread(device.settle)
         await settled(tester, 250)
         assert await raw(tester) == records
-    assert (await context.stream_info(mqtt.STREAM)).state.messages == 0
+    assert await kept(tester, mqtt.STREAM) == 0
 
 
 async def test_what_came_before_the_system_forwards_is_not_taken_for_a_copy(
@@ -209,3 +220,58 @@ async def test_what_came_before_the_system_forwards_is_not_taken_for_a_copy(
         assert await raw(tester) == records
     info = await context.consumer_info(mqtt.STREAM, "database")
     assert info.created == created
+
+
+PRESS = """
+name: press
+target: strength
+columns:
+  - {name: temp, type: number, optional: true, fill: 20, range: [0, 500], unit: degC}
+  - {name: readings, type: integer, optional: true, fill: 0}
+  - {name: strength, type: number, optional: true}
+pipeline:
+  - {step: keep, column: temp}
+collect:
+  things: [press-4.*, lab.*]
+  columns:
+    temp: {machine: press-4, name: temperature, over: 1h, take: mean}
+    readings: {machine: press-4, name: temperature, over: 1h, take: count, unit: degC}
+  record: {on: 'thing "press-4.part_done"', id: value, wait: 0.3s}
+  label: {column: strength, from: 'thing "lab.strength"', match: id, within: 1h}
+"""
+
+
+async def test_readings_become_records_each_counted_once(
+    tester: TesterService, device: MqttDevice, broker: MqttServer, settings: Settings
+) -> None:
+    """Plain numbers are of the time at which the broker took them; QoS 1 brings each message to the stream twice."""
+    press = Dataset.parse(PRESS)
+    async with (
+        running(DatabaseMongoService, settings, press),
+        running(ThingCollectionService, settings, press) as collection,
+    ):
+        await eventually(lambda: collection.health().state == "ready")
+        now = time.time()
+        device.publish("things/press-4/temperature", "61.5")
+        device.publish("things/press-4/temperature", "62.5", 0)
+        reading = {"value": 60.0, "unit": "degC", "timestamp": now - 1, "measurement_id": "m1"}
+        device.publish("things/press-4/temperature", json.dumps(reading))
+        for bad in (b"", b"{", json.dumps({**reading, "machine": "press-5"})):
+            device.publish("things/press-4/temperature", bad)
+        await asyncio.to_thread(device.settle)
+        device.publish("things/press-5/temperature", "99")  # refused: another device's
+        device.publish("things/press-4/part_done", json.dumps({"value": "P-1", "timestamp": time.time() + 0.5}))
+        with mqtt_device(broker.mqtt_port) as laboratory:
+            laboratory.publish("things/lab/strength", json.dumps({"value": {"id": "P-1", "strength": 31.5}}))
+            await asyncio.to_thread(laboratory.settle)
+
+        async def made() -> list[Record] | None:
+            state: CollectionState = await tester.ask(GET_COLLECTION, Empty())
+            return await raw(tester) if state.counts.labels else None
+
+        [record] = await eventually(made)
+        assert record == {ID: "P-1", "temp": pytest.approx((61.5 + 62.5 + 60) / 3), "readings": 3, "strength": 31.5}
+        state: CollectionState = await tester.ask(GET_COLLECTION, Empty())
+        assert (state.counts.records, state.counts.labels, state.counts.malformed) == (1, 1, 3)
+        assert any("press-5.temperature" in note for note in state.notes)
+    assert await kept(tester, mqtt.STREAM) == 0

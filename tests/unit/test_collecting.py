@@ -50,6 +50,7 @@ def test_it_fits_the_schema_for_editors() -> None:
         ('things: "press-4.*"', "things: press", "collect, things: 'press' is not a thing; write machine.name"),
         ('things: "press-4.*"', "things: [press-4.*, press-4.torque]", "name the same things; keep the wider one"),
         ("machine: press-4, name: torque", "machine: press-5, name: torque", "does not include press-5.torque; add it"),
+        ("machine: press-4, name: torque", 'machine: "*", name: torque', "machine: '*' names several; write one, or leave"),
         ("press-4.part_done", "press-5.part_done", "collect, record, on: 'things' does not include press-5.part_done"),
         ('on: thing "press-4.part_done"', "on: sometimes", 'every 10s (any duration), or thing "machine.name"'),
         ("on: thing", "no: thing", "collect, record, on: is required and missing"),

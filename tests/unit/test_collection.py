@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from collecting import PRESS, Reading, at, collected, collector, dataset, readings
+from collecting import COLLECT, PRESS, Reading, at, collected, collector, dataset, readings
+from complex_system.collection.returned import REMEMBERED
+from complex_system.collection.units import conversion
 
 
 def test_a_part_gets_what_its_sensors_said_before_it_and_waits_for_late_readings() -> None:
@@ -111,6 +115,31 @@ def test_a_measurement_id_of_a_process_makes_no_record_and_a_warning() -> None:
     assert one.due(at(1000)) == []
 
 
+def test_a_key_that_comes_at_another_time_is_no_repetition_and_a_warning_says_so() -> None:
+    one = collector(
+        dataset(COLLECT.replace("id: value", "id: measurement_id").replace("match: id", "match: measurement_id"))
+    )
+    for second in (1, 1, 20, 40):
+        one.add(readings([Reading("part_done", second, second, measurement_id="process")], first=second))
+    assert [each.key for each in one.due(at(60))] == ["process"]
+    (warning,) = one.warnings()
+    assert warning.startswith(
+        "Readings that make no record: 2; the last one because its measurement_id 'process' is the key of the record of "
+    )
+    assert "FastIoT gives all values of a process the same measurement_id unless the producer sets it" in warning
+
+
+def test_a_measurement_that_goes_on_after_its_record_is_warned_of() -> None:
+    one = collector(dataset(MEASUREMENTS.replace('">"', '"press-4.>"')))
+    for second in (1, 1, 20, 40):
+        one.add(readings([Reading("temperature", 1.0, second, measurement_id="process")], first=second))
+    assert [each.values["temp_mean"] for each in one.due(at(60))] == [1.0]
+    (warning,) = one.warnings()
+    assert warning.startswith(
+        "Readings that make no record: 2; the last one because measurement_id 'process' goes on after a pause"
+    )
+
+
 def test_readings_in_another_unit_are_converted_or_refused_with_both_units() -> None:
     one = collector(dataset())
     one.add(
@@ -127,7 +156,7 @@ def test_readings_in_another_unit_are_converted_or_refused_with_both_units() -> 
     (made,) = one.due(at(60))
     assert made.values["temp_mean"] == pytest.approx(101.0)
     (warning,) = one.warnings()
-    assert "press-4.temperature: 1 readings are not used" in warning
+    assert "press-4.temperature: readings that are not used: 1;" in warning
     assert "the unit is 'bar', and the declared one is 'degC'" in warning
 
 
@@ -152,3 +181,161 @@ def test_an_undeclared_time_column_is_filled() -> None:
         dataset(PERIODS + "time: {column: made, zone: Europe/Berlin}\n", text), [Reading("temperature", 1.0, 1)]
     )
     assert made[0].values["made"] == "01.03.2026 07:00"
+
+
+def test_a_column_without_a_machine_is_of_the_machine_that_makes_the_record() -> None:
+    hall = """
+collect:
+  things: "*.*"
+  columns:
+    temp_mean: {name: temperature, over: 10s, take: mean}
+    pressure: {machine: hall, name: pressure, not_older: 1 min}
+    temp_before: {column: temp_mean, lag: 1}
+  record: {on: thing "*.done", wait: 1s}
+"""
+    rows = [Reading("pressure", 3.0, 0, machine="hall")]
+    for second, machine in enumerate(["a", "b", "a", "b"], start=1):
+        rows += [Reading("temperature", float(second), second, machine=machine), Reading("done", 0, second, machine=machine)]
+    made = collected(dataset(hall), rows)
+    assert [(each.machine, each.values["temp_mean"], each.values["temp_before"]) for each in made] == [
+        ("a", 1.0, None), ("b", 2.0, None), ("a", 2.0, 1.0), ("b", 3.0, 2.0),
+    ]  # fmt: skip
+    assert {each.values["pressure"] for each in made} == {3.0}
+    assert len({each.key for each in made}) == 4
+
+
+def test_values_that_are_no_numbers_and_clocks_that_are_ahead_are_counted_and_not_used() -> None:
+    one = collector(dataset())
+    bad = ["warm", None, float("nan"), float("inf"), [1.0], {"a": 1}, "1_0", 10**400]
+    rows = [Reading("temperature", value, 1.0) for value in bad]
+    rows += [Reading("temperature", "62.5", 2.0), Reading("temperature", 9.0, -3e9, arrived=3.0)]
+    rows += [Reading("temperature", 900.0, 100.0, arrived=3.0)]
+    rows += [Reading("part_done", 17.0, 5.0), Reading("part_done", "", 6.0), Reading("part_done", "x" * 65, 6.0)]
+    one.add(readings(rows))
+    (made,) = one.due(at(60))
+    assert (made.key, made.values["temp_mean"], made.values["parts"]) == ("17", 62.5, 1)
+    warnings = one.warnings()
+    assert "press-4.temperature: readings that are not used: 10; the last one because its time is 97 s ahead" in warnings[0]
+    assert (
+        "record: 2; the last one because the value of press-4.part_done cannot be a key: it has more than 64 characters"
+        in warnings[1]
+    )
+    state = next(each for each in one.sensors(at(60)) if each.name == "temperature")
+    assert (state.value, state.readings, state.refused, state.late) == (62.5, 1, 10, 0)
+
+
+def test_late_readings_are_counted_and_used_for_open_records_only() -> None:
+    one = collector(dataset())
+    one.add(readings([Reading("part_done", 1, 10.0), Reading("temperature", 50.0, 9.0, arrived=15.0)]))
+    one.add(readings([Reading("temperature", 90.0, 9.5, arrived=15.1)], first=3))  # a moment too late
+    (made,) = one.due(at(16))
+    assert made.values["temp_mean"] == 50.0
+    assert [each.late for each in one.sensors(at(16)) if each.name == "temperature"] == [2]
+
+
+def test_a_backlog_that_comes_in_order_makes_all_of_its_records() -> None:
+    later = 7200.0
+    rows = [Reading("part_done", "now", 7100.0, arrived=7100.0)]
+    for part in range(20):
+        rows += [
+            Reading("temperature", float(part), 30.0 * part, arrived=later + part * 0.01),
+            Reading("part_done", part, 30.0 * part, arrived=later + part * 0.01),
+        ]
+    made = collected(dataset(), rows)
+    assert [each.values["temp_mean"] for each in made] == [None, *map(float, range(20))]
+
+
+def test_what_is_remembered_is_bounded_and_old_periods_are_not_made_again() -> None:
+    one = collector(dataset(PERIODS))
+    periods = REMEMBERED + 50
+    one.add(readings([Reading("temperature", 1.0, 10.0 * number + 1) for number in range(periods)]))
+    assert len(one.due(at(10.0 * periods + 60))) == periods
+    checkpoint = one.checkpoint()
+    assert len(checkpoint.returned) == REMEMBERED
+    again = collector(dataset(PERIODS), checkpoint=checkpoint)
+    again.add(readings([Reading("temperature", 5.0, 10.0 * number + 2, arrived=1e5) for number in (0, 49, 50, periods - 1)]))
+    assert again.due(at(2e5)) == []
+    again.add(readings([Reading("temperature", 5.0, 10.0 * periods + 2, arrived=2e5)], first=9))
+    assert len(again.due(at(3e5))) == 1
+
+
+def test_readings_are_forgotten_so_memory_and_the_checkpoint_follow_the_stream() -> None:
+    one = collector(dataset())
+    for batch in range(300):
+        rows = [Reading("temperature", float(place), batch + place / 100) for place in range(100)]
+        one.add(readings(rows, first=100 * batch + 1))
+        one.due(at(batch + 1))
+    # The window of 10 s and twice the waiting time of 5 s.
+    assert 100 * 280 - 100 <= one.checkpoint().sequence <= 100 * 280 + 1
+
+
+def test_a_measurement_that_was_given_up_makes_no_record_after_a_restart() -> None:
+    declared = dataset(MEASUREMENTS.replace('">"', '"press-4.>"'))
+    one = collector(declared)
+    rows = [Reading("temperature", 1.0, second, measurement_id="process") for second in range(0, 150, 2)]
+    one.add(readings(rows))
+    assert one.due(at(148)) == []
+    again = collector(declared, checkpoint=one.checkpoint())
+    again.add(readings([Reading("temperature", 1.0, 150, measurement_id="process")], first=len(rows) + 1))
+    assert again.due(at(1000)) == []
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_a_measurement_that_was_given_up_may_begin_again_after_a_pause(cut: int) -> None:
+    seconds = [*range(0, 150, 2), *range(200, 210)]
+    rows = [Reading("temperature", float(second), second, measurement_id="a") for second in seconds]
+    one = collector(dataset(MEASUREMENTS.replace('">"', '"press-4.>"')))
+    for first in range(0, len(rows), cut):
+        one.add(readings(rows[first : first + cut], first=first + 1))
+    (made,) = one.due(at(1000))
+    assert made.values["temp_mean"] == 204.5
+
+
+def test_a_trigger_makes_a_record_whatever_its_value_is() -> None:
+    declared = dataset(
+        """
+collect:
+  things: "*.*"
+  columns: {temp_mean: {machine: press-4, name: temperature, over: 10s, take: mean}}
+  record: {on: thing "press-4.done", id: measurement_id}
+"""
+    )
+    values = [None, {"part": 7}, float("nan"), 5, "x"]
+    made = collected(
+        declared, [Reading("done", value, place, measurement_id=f"m{place}") for place, value in enumerate(values)]
+    )
+    assert [each.key for each in made] == ["m0", "m1", "m2", "m3", "m4"]
+
+
+def test_without_pint_other_units_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    conversion.cache_clear()
+    monkeypatch.setitem(sys.modules, "pint", None)
+    assert conversion("degF", "degC").problem == (
+        "the unit is 'degF', and the declared one is 'degC'; install complex-system[units] to convert units"
+    )
+    conversion.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("unit", "declared", "value", "expected"),
+    [
+        ("degC", "degC", 5.0, 5.0),
+        ("", "bar", 5.0, 5.0),
+        ("N/mm^2", "MPa", 5.0, 5.0),
+        ("°F", "°C", 212.0, 100.0),
+        ("mbar", "bar", 1500.0, 1.5),
+        ("l/min", "m³/h", 10.0, 0.6),
+        ("m", "s", 1.0, "cannot be converted"),
+        ("dBm", "W", 1.0, "is not linear"),
+        ("rpm", "Hz", 60.0, "60 rpm would be 6.28 Hz"),
+        ("9**9**9**9", "W", 1.0, "cannot be converted"),
+        ("widgets", "W", 1.0, "the unit is 'widgets', and the declared one is 'W'"),
+    ],
+)
+def test_units(unit: str, declared: str, value: float, expected: float | str) -> None:
+    found = conversion(unit, declared)
+    if isinstance(expected, str):
+        assert expected in found.problem
+    else:
+        assert found.problem == ""
+        assert value * found.factor + found.offset == pytest.approx(expected)

@@ -216,34 +216,30 @@ def same(made: dict[str, Any], expected: dict[str, Any]) -> None:
 THINGS, EVERY, IDS = dataset(WINDOWS, COLUMNS), dataset(PERIODS, COLUMNS), dataset(MEASUREMENTS, COLUMNS)
 
 
-EXAMPLES = settings(max_examples=60, deadline=None)
+PROPERTIES = {"things": (THINGS, of_things), "periods": (EVERY, of_periods), "measurements": (IDS, of_measurements)}
 
 
-@EXAMPLES
-@given(streams(), st.data())
-def test_records_of_things_are_those_of_a_plain_computation(rows: list[Reading], data: st.DataObject) -> None:
-    made = run(THINGS, rows, lambda most: data.draw(st.integers(0, most)))
-    expected = of_things(rows)
-    assert {record.key for record in made} == expected.keys()
+def check(kind: str, rows: list[Reading], data: st.DataObject) -> None:
+    declared, plainly = PROPERTIES[kind]
+    made = run(declared, rows, lambda most: data.draw(st.integers(0, most)))
+    expected = plainly(rows)
+    by_key = expected if isinstance(expected, dict) else dict(zip([record.key for record in made], expected, strict=True))
+    assert {record.key for record in made} == by_key.keys()
     for record in made:
-        same(record.values, expected[record.key])
+        same(record.values, by_key[record.key])
 
 
-@EXAMPLES
-@given(streams(), st.data())
-def test_records_of_periods_are_those_of_a_plain_computation(rows: list[Reading], data: st.DataObject) -> None:
-    made = run(EVERY, rows, lambda most: data.draw(st.integers(0, most)))
-    expected = of_periods(rows)
-    assert len(made) == len(expected)
-    for record, values in zip(made, expected, strict=True):
-        same(record.values, values)
+@pytest.mark.parametrize("kind", PROPERTIES)
+@settings(max_examples=60, deadline=None)
+@given(rows=streams(), data=st.data())
+def test_records_are_those_of_a_plain_computation(kind: str, rows: list[Reading], data: st.DataObject) -> None:
+    check(kind, rows, data)
 
 
-@EXAMPLES
-@given(streams(), st.data())
-def test_records_of_measurements_are_those_of_a_plain_computation(rows: list[Reading], data: st.DataObject) -> None:
-    made = run(IDS, rows, lambda most: data.draw(st.integers(0, most)))
-    expected = of_measurements(rows)
-    assert {record.key for record in made} == expected.keys()
-    for record in made:
-        same(record.values, expected[record.key])
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", PROPERTIES)
+@settings(max_examples=3000, deadline=None)
+@given(rows=streams(), data=st.data())
+def test_many_more_records_are_those_of_a_plain_computation(kind: str, rows: list[Reading], data: st.DataObject) -> None:
+    check(kind, rows, data)

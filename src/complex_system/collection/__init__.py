@@ -4,7 +4,7 @@ Times are whole microseconds since 1970 (UTC), as FastIoT's Things have them.
 """
 
 from complex_system.collection.collector import Collector
-from complex_system.collection.readings import Readings, ThingReader
+from complex_system.collection.readings import Readings
 from complex_system.collection.results import Checkpoint, CollectedRecord, SensorState, WaitingRecord
 
-__all__ = ["Checkpoint", "CollectedRecord", "Collector", "Readings", "SensorState", "ThingReader", "WaitingRecord"]
+__all__ = ["Checkpoint", "CollectedRecord", "Collector", "Readings", "SensorState", "WaitingRecord"]

@@ -25,7 +25,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.record_time import time_writer
 
 MAX_SHOWN = 100
-"""Waiting records that are listed."""
+"""Waiting records and warnings that are listed."""
 
 
 class Collector:
@@ -91,7 +91,7 @@ class Collector:
             first = self._maker.first_sequence()
             self._checkpoint = Checkpoint(
                 sequence=self._next_sequence if first is None else first,
-                forgotten=self._returned.forgotten,
+                forgotten=dict(self._returned.forgotten),
                 returned=tuple(self._returned),
                 endless=dict(self._maker.endless),
             )
@@ -100,6 +100,11 @@ class Collector:
     def sensors(self, now: datetime) -> list[SensorState]:
         """Return every sensor that a column names or that readings came from, as it is at a time on the stream's clock."""
         return self._sensors.states(max(self._clock, microseconds_of(now)))
+
+    @property
+    def open(self) -> int:
+        """How many records are not complete yet."""
+        return self._maker.open
 
     def waiting(self) -> list[WaitingRecord]:
         """Return the records that are not complete yet, those that are due first at the beginning, at most the first 100."""
@@ -111,19 +116,20 @@ class Collector:
                 datetime_of(opened.due),
                 tuple(name for name, value in values.items() if value is None),
             )
-            for opened, values in self._maker.waiting()[:MAX_SHOWN]
+            for opened, values in self._maker.waiting(MAX_SHOWN)
         ]
 
     def warnings(self) -> list[str]:
         """Return what people have to know: readings that cannot be used, sensors whose clocks are wrong, keys that are none."""
         made = [
-            f"{each.machine}.{each.name}: {each.refused} readings are not used; the last one because {each.problem}."
+            f"{each.machine}.{each.name}: readings that are not used: {each.refused}; the last one because {each.problem}."
             for each in self._sensors.all
             if each.refused
         ]
         made += self._maker.warnings(self._clock)
+        made = made[:MAX_SHOWN]
         if self._maker.refused:
-            made.append(f"{self._maker.refused} records were not made; the last one: {self._maker.problem}.")
+            made.append(f"Readings that make no record: {self._maker.refused}; the last one because {self._maker.problem}.")
         if self._sensors.unknown:
             made.append(f"{self._sensors.unknown} readings are of more sensors than are told apart, and are not used.")
         return made

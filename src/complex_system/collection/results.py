@@ -119,13 +119,14 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     Attributes:
         sequence: Stream sequence of the first message to read again.
-        forgotten: Time of the newest record that is neither open nor among ``returned``; what is not newer is not returned again.
+        forgotten: By machine, the time of its newest record that was returned and is not among ``returned``, microseconds since 1970;
+            what is not newer is not returned again.
         returned: Records that were returned, so that none is returned twice, and lags go on.
         endless: Measurements that were given up and go on, with the stream's clock at their last reading.
     """
 
     sequence: int
-    forgotten: int | None = None
+    forgotten: dict[str, int] = {}
     returned: tuple[Earlier, ...] = ()
     endless: dict[str, int] = {}
 

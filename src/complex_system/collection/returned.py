@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,56 +13,68 @@ from complex_system.collection.aggregates import aggregate
 from complex_system.collection.results import SECOND, Earlier
 from complex_system.domain.collecting import CollectedColumn
 
-MAX_RETURNED = 5000
-"""Records that are remembered, the newest by their time."""
+REMEMBERED, MAX_REMEMBERED = 2_000, 20_000
+"""Records that are remembered in any case, and at most where lags go further back."""
 
 
 class Returned:
-    """The newest records that were returned.
+    """The newest records of every machine.
 
     Attributes:
-        forgotten: Time of the newest record that is not remembered any more; None before there is one.
         sources: Columns whose earlier values are taken.
+        forgotten: By machine, the time of its newest record that is not remembered any more.
     """
 
     def __init__(
-        self, columns: Mapping[str, CollectedColumn], earlier: Iterable[Earlier] = (), forgotten: int | None = None
+        self,
+        columns: Mapping[str, CollectedColumn],
+        earlier: Iterable[Earlier] = (),
+        forgotten: Mapping[str, int] | None = None,
     ) -> None:
-        self.forgotten = forgotten
+        """Begin with what an earlier collector remembered."""
+        self.forgotten = dict(forgotten or {})
         self._lags = {name: column for name, column in columns.items() if column.column}
         self.sources = tuple(dict.fromkeys(column.column for column in self._lags.values()))
-        self._by_key: dict[str, Earlier] = {}
-        self._order: list[tuple[int, str]] = []
+        self._reach = max((column.lag or column.records or 0 for column in self._lags.values()), default=0)
+        self._over = max((round(float(column.over or 0) * SECOND) for column in self._lags.values()), default=0)
+        self._keys: dict[str, int] = {}
         self._of_machine: dict[str, list[Earlier]] = {}
         for each in earlier:
             self.add(each)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._by_key
+        return key in self._keys
+
+    def time_of(self, key: str) -> int | None:
+        """Return the time of a record, microseconds since 1970; None where it is not remembered."""
+        return self._keys.get(key)
 
     def __iter__(self) -> Iterator[Earlier]:
-        return iter(self._by_key.values())
+        return itertools.chain.from_iterable(self._of_machine.values())
 
     @property
     def has_lags(self) -> bool:
         """Whether a column is made of earlier records."""
         return bool(self._lags)
 
-    def is_forgotten(self, time: int) -> bool:
-        """Return whether a record of a time may have been returned and forgotten."""
-        return self.forgotten is not None and time <= self.forgotten
+    def is_forgotten(self, machine: str, time: int) -> bool:
+        """Return whether a record of a machine and a time may have been returned and forgotten."""
+        return machine in self.forgotten and time <= self.forgotten[machine]
 
     def add(self, record: Earlier) -> None:
-        """Remember a record, and forget the oldest one where there are too many."""
-        self._by_key[record.key] = record
-        heapq.heappush(self._order, (record.time, record.key))
-        bisect.insort(self._of_machine.setdefault(record.machine, []), record, key=_place)
-        if len(self._by_key) <= MAX_RETURNED:
-            return
-        time, key = heapq.heappop(self._order)
-        of_machine = self._of_machine[self._by_key.pop(key).machine]
-        del of_machine[0]
-        self.forgotten = max(time, self.forgotten) if self.forgotten is not None else time
+        """Remember a record, and forget what neither repetitions nor lags need."""
+        mine = self._of_machine.setdefault(record.machine, [])
+        self._keys[record.key] = record.time
+        bisect.insort(mine, record, key=_place)
+        while len(self._keys) > REMEMBERED and len(mine) > self._reach and mine[0].time < mine[-1].time - self._over:
+            self._forget(mine)
+        while len(self._keys) > MAX_REMEMBERED:
+            self._forget(min((each for each in self._of_machine.values() if each), key=lambda each: _place(each[0])))
+
+    def _forget(self, records: list[Earlier]) -> None:
+        first = records.pop(0)
+        self._keys.pop(first.key, None)
+        self.forgotten[first.machine] = max(first.time, self.forgotten.get(first.machine, first.time))
 
     def lags(self, time: int, machine: str) -> dict[str, Any]:
         """Return the columns that a record has of the records of its machine before it; None where there are none."""

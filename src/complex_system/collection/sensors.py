@@ -71,6 +71,7 @@ class _Table:
         self.refused = np.array([bool(channel.conversion.problem) for channel in channels])
         self.used = np.array([each.used for each in of])
         self.text = np.array([each.text or each.makes_records for each in of])
+        self.makes_records = np.array([each.makes_records for each in of])
         self.number = np.array([each.number for each in of])
 
 
@@ -199,6 +200,8 @@ class Sensors:
         as_texts = self._table.text[places] | (np.isnan(numbers) & ~self._table.number[places])
         for row in np.flatnonzero(as_texts).tolist():
             texts[row] = text_of(values[row])
+        for row in np.flatnonzero(self._table.makes_records[places]).tolist():
+            texts[row] = texts[row] or ""  # its coming makes the record, whatever it says
         return numbers, texts
 
     def _good(
@@ -208,15 +211,15 @@ class Sensors:
         """Return which readings can be used, and count the others at their sensors."""
         known = places >= 0
         refused_units = self._table.refused[places]
-        ahead = times > clocks + AHEAD
+        wrong = (times > clocks + AHEAD) | (times < 0)
         finite = np.isfinite(numbers) | has_text(texts)
-        good: npt.NDArray[np.bool_] = known & ~refused_units & ~ahead & finite
+        good: npt.NDArray[np.bool_] = known & ~refused_units & ~wrong & finite
         for row in np.flatnonzero(known & ~good).tolist():
             sensor = self.all[sensors[row]]
             if refused_units[row]:
                 problem = self._made[places[row]].conversion.problem
-            elif ahead[row]:
-                problem = f"its time is {(times[row] - clocks[row]) / SECOND:.0f} s ahead of the broker's; set its clock"
+            elif wrong[row]:
+                problem = f"its time is {_distance(int(times[row]), int(clocks[row]))}; set its clock"
             else:
                 problem = "its value is not a finite number"
             sensor.refuse(1, problem)
@@ -260,6 +263,10 @@ class Sensors:
             problem=sensor.problem,
             columns=sensor.columns,
         )
+
+
+def _distance(time: int, clock: int) -> str:
+    return "before 1970" if time < 0 else f"{(time - clock) / SECOND:.0f} s ahead of the broker's"
 
 
 def has_text(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:

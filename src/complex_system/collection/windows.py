@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from complex_system.collection.aggregates import is_text, look_back, of_readings
 from complex_system.collection.readings import Times
-from complex_system.collection.results import SECOND
+from complex_system.collection.results import SECOND, datetime_of
 from complex_system.collection.returned import Returned
 from complex_system.collection.sensors import Batch, Sensor, Sensors, has_text
 from complex_system.collection.series import Series, Values
@@ -22,6 +23,7 @@ from complex_system.domain.collecting import CollectedColumn, Collecting
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import MAX_KEY, uuid7
 
+OF_PROCESS = "FastIoT gives all values of a process the same measurement_id unless the producer sets it for each measurement"
 NO_TIMES: Times = np.empty(0, dtype=np.int64)
 NO_VALUES: Values = np.empty(0, dtype=np.float64)
 
@@ -110,6 +112,9 @@ class Windows:
         self._series: dict[tuple[int, bool], Series] = {}
         self._open: dict[str, Opened] = {}
         self._heap: list[tuple[int, int, str]] = []
+        self._coming: deque[Opened] = deque()
+        self._by_time: dict[str, list[tuple[int, str]]] = {}
+        self._pruned = 0
         self.refused = 0
         self.problem = ""
 
@@ -123,6 +128,8 @@ class Windows:
         for opened in self._opened_by(batch):
             self._open[opened.key] = opened
             heapq.heappush(self._heap, (opened.due, opened.time, opened.key))
+            if self._returned.has_lags:
+                self._coming.append(opened)
         taken = 0
         while self._heap and self._heap[0][0] < clock:
             upto = int(np.searchsorted(batch.clocks, self._heap[0][0], "right"))
@@ -130,19 +137,23 @@ class Windows:
             taken = max(taken, upto)
             yield from self._close()
         self._take(batch, taken, len(batch.clocks))
-        for series in self._series.values():
-            series.prune(clock)
+        self._prune(clock)
 
     def due(self, clock: int) -> Iterator[Made]:
         """Yield the records that are complete at a time on the stream's clock, in order."""
         while self._heap and self._heap[0][0] <= clock:
             yield from self._close()
-        for series in self._series.values():
-            series.prune(clock)
+        self._prune(clock)
 
-    def waiting(self) -> list[tuple[Opened, dict[str, Any]]]:
-        """Return the open records with their values so far."""
-        return [(opened, self._values(opened)) for opened in sorted(self._open.values(), key=lambda each: each.due)]
+    @property
+    def open(self) -> int:
+        """How many records are open."""
+        return len(self._open)
+
+    def waiting(self, limit: int) -> list[tuple[Opened, dict[str, Any]]]:
+        """Return the open records that are due first, with their values so far."""
+        first = heapq.nsmallest(limit, self._open.values(), key=lambda each: each.due)
+        return [(opened, self._values(opened, opened.clock)) for opened in first]
 
     def first_sequence(self) -> int | None:
         """Return the stream sequence of the first reading that an open or a later record may need; None where there is none."""
@@ -155,13 +166,21 @@ class Windows:
         return []
 
     def _opened_by(self, batch: Batch) -> Iterator[Opened]:
-        found: set[str] = set()
+        found: dict[str, int] = {}
         for opened in self._things(batch) if self._rule.trigger.by == "thing" else self._periods(batch):
-            if opened.key in found or opened.key in self._open or opened.key in self._returned:
-                continue
-            if not self._returned.is_forgotten(opened.time):
-                found.add(opened.key)
+            key, open_now = opened.key, self._open.get(opened.key)
+            before = found.get(key, self._returned.time_of(key) if open_now is None else open_now.time)
+            if before is None and not self._returned.is_forgotten(opened.machine, opened.time):
+                found[key] = opened.time
                 yield opened
+            elif before is not None and before != opened.time:
+                self._refuse_twice(opened, before)
+
+    def _refuse_twice(self, opened: Opened, before: int) -> None:
+        of_process = f"; {OF_PROCESS}" if self._rule.key == "measurement_id" else ""
+        self.refused += 1
+        at = f"{datetime_of(before):%d.%m.%Y %H:%M:%S}"
+        self.problem = f"its {self._rule.key} '{opened.key}' is the key of the record of {at}{of_process}"
 
     def _things(self, batch: Batch) -> Iterator[Opened]:
         makes = np.array([each.makes_records for each in self._sensors.all])
@@ -173,7 +192,7 @@ class Windows:
             )
             if problem := problem_of_key(key):
                 self.refused += 1
-                self.problem = f"{sensor.machine}.{sensor.name}: its {self._rule.key} cannot be a key: {problem}"
+                self.problem = f"the {self._rule.key} of {sensor.machine}.{sensor.name} cannot be a key: {problem}"
                 continue
             due = max(time, clock) + self._wait
             yield Opened(key, time, due, sensor.machine, batch.measurement_ids[row], int(batch.sequences[row]), clock)
@@ -205,25 +224,33 @@ class Windows:
         """Yield the record that is due first, unless it has to wait for an earlier one because of lags."""
         due, time, key = self._heap[0]
         opened = self._open[key]
-        if self._returned.has_lags:
-            earlier = [
-                each.due
-                for each in self._open.values()
-                if each.time < time and each.clock <= due and each.machine == opened.machine and each.due > due
-            ]
-            if earlier:
-                opened.due = max(earlier)
-                heapq.heapreplace(self._heap, (opened.due, time, key))
-                return
+        if self._returned.has_lags and (first := self._first(opened.machine, due)) is not None and first.time < time:
+            opened.due = max(due, first.due)
+            heapq.heapreplace(self._heap, (opened.due, time, key))
+            return
         heapq.heappop(self._heap)
         del self._open[key]
-        if self._returned.is_forgotten(time):
-            return
-        for series in self._series.values():
-            series.prune(due)
-        yield Made(opened, self._values(opened))
+        if not self._returned.is_forgotten(opened.machine, time):
+            yield Made(opened, self._values(opened, due))
 
-    def _values(self, opened: Opened) -> dict[str, Any]:
+    def _first(self, machine: str, clock: int) -> Opened | None:
+        """Return the earliest open record of a machine that is known at a time on the stream's clock."""
+        while self._coming and self._coming[0].clock <= clock:
+            coming = self._coming.popleft()
+            heapq.heappush(self._by_time.setdefault(coming.machine, []), (coming.time, coming.key))
+        known = self._by_time.get(machine, [])
+        while known and known[0][1] not in self._open:
+            heapq.heappop(known)
+        return self._open[known[0][1]] if known else None
+
+    def _prune(self, clock: int) -> None:
+        """Forget readings that are too old, about once a second; what a record is made of is pruned at that very time."""
+        if clock >= self._pruned + SECOND:
+            self._pruned = clock
+            for series in self._series.values():
+                series.prune(clock)
+
+    def _values(self, opened: Opened, clock: int) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for name, column, text, back, window in self._columns:
             sensor = self._sensors.by_name.get((column.machine or opened.machine, column.name), -1)
@@ -231,6 +258,7 @@ class Windows:
             if series is None or back is None or window is None:
                 times, values = NO_TIMES, NO_VALUES
             else:
+                series.prune(clock)
                 times, values = series.window(opened.time - back, opened.time)
             begin = opened.time - (window or 0)
             made[name] = of_readings(column, times, values, begin, opened.time)

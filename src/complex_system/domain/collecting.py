@@ -77,6 +77,11 @@ class CollectedColumn(Declared):
         earlier = [key for key in ("lag", "records") if values[key] is not None]
         if bool(values["name"]) == bool(values["column"]):
             raise ValueError("needs either the name of a sensor, or the column whose earlier values are taken")
+        found += [
+            ((key,), f"'{values[key]}' names several; write one, or leave machine out for the machine that the record is of")
+            for key in ("machine", "name")
+            if {"*", ">"} & {*values[key].split(".")}
+        ]
         if values["over"] == 0:
             found.append((("over",), "must be larger than 0"))
         if values["column"]:

@@ -224,7 +224,9 @@ def make_plan(
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         # Eleven processes share a few cores: more threads in each make all of them slower.
-        **dict.fromkeys(("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), _threads()),
+        **dict.fromkeys(
+            ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS"), str(max(1, (os.cpu_count() or 2) // 4))
+        ),
         **deployment.environment,
         **(options or {}),
     }
@@ -346,7 +348,3 @@ def _port(variable: str, given: Mapping[str, str], default: int) -> int:
     if not value.isdigit() or int(value) > 65535:
         raise StartError(f"{variable} must be a port number, not '{value}'.")
     return int(value)
-
-
-def _threads() -> str:
-    return str(max(1, (os.cpu_count() or 2) // 4))

@@ -17,6 +17,7 @@ from complex_system.collection.readings import Readings
 from complex_system.domain.collecting import LabelRule
 from complex_system.domain.things import covers, thing_name
 from complex_system.errors import InvalidRequestError
+from complex_system.messaging.ingest.publisher import order_of
 from complex_system.messaging.readings import FASTIOT, PLAIN
 from complex_system.protocol.database import Value
 
@@ -104,13 +105,19 @@ class Decoder:
     def _read(self, message: Msg) -> tuple[list[_Row], list[Label]]:
         metadata = message.metadata
         sequence, stored = metadata.sequence.stream, metadata.timestamp.timestamp()
+        taken = order_of(message)  # of what came by MQTT, before it was in this stream
         own = self._kind == "subject" and message.subject == self._from
         machine, name = ("", "") if own else _names_of(message.subject)
         rows: list[_Row] = []
         labels: list[Label] = []
         for position, fields in enumerate(_items_of(message.data)):
-            at = _seconds_of(fields.get("timestamp"), stored)
+            at = _seconds_of(fields.get("timestamp"), taken)
             sensor = str(fields.get("machine") or machine), str(fields.get("name") or name)
+            if not own and thing_name(*sensor) != f"{machine}.{name}":
+                # Devices have permission for subjects, so a payload cannot speak for another one.
+                raise InvalidRequestError(
+                    f"the payload names '{thing_name(*sensor)[:_LONGEST]}', and the subject another thing"
+                )
             if own or self._is_label(*sensor):
                 labels.append(self._label_of(fields, f"{int(stored * 1000):x}-{sequence}-{position}", at, stored))
             else:

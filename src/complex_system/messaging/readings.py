@@ -46,6 +46,7 @@ from complex_system.domain.things import covers
 from complex_system.errors import NobodyListensError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.streams import ensure_stream
+from complex_system.messaging.mqtt import MqttForwarder
 from complex_system.messaging.pull import Pull, batches_of
 from complex_system.settings import Settings
 
@@ -110,6 +111,9 @@ class ReadingStream:
         self._settings, self._subjects = settings, list(subjects)
         self._address = f"{settings.nats_host}:{settings.nats_port}"
         self._context = connection.client.jetstream(timeout=_SECONDS)
+        # A label's own subject is the laboratory's, which speaks NATS.
+        forwarded = [each for each in subjects if each.startswith((f"{PLAIN}.", f"{FASTIOT}."))]
+        self._mqtt = MqttForwarder(connection, settings, CONSUMER, forwarded) if settings.mqtt_port else None
         self._pull: Pull | None = None
         self._bucket: KeyValue | None = None
         self._next = 1  # the sequence number of the next message
@@ -136,6 +140,8 @@ class ReadingStream:
         )  # fmt: skip
         try:
             await ensure_stream(self._context, wanted)
+            if self._mqtt:
+                await self._mqtt.ensure()
             found = await self._info()
             self._created = str(found["created"])
             self._next, self._seen, self.is_gone = max(1, found["state"]["first_seq"]), 0, False
@@ -193,7 +199,19 @@ class ReadingStream:
             # The broker had nothing more when it was asked, so by its clock at that moment everything was returned.
             return Batch([], max(self._stored, before + self._offset))
         good, dropped = await self._in_order(messages)
+        if self._mqtt:
+            good = [message for message in good if not self._mqtt.is_copy(message)]
         return Batch(good, self._stored, dropped)
+
+    async def forward(self, stopping: asyncio.Event) -> float:
+        """Bring readings of MQTT clients into the stream until ``stopping`` is set; return seconds to wait until it is open.
+
+        Raises:
+            NobodyListensError: The broker does not deliver or accept.
+        """
+        if self._mqtt and self._created:
+            await self._mqtt.run(stopping)
+        return _TICK
 
     async def close(self) -> None:
         """End the reader; the place stays."""

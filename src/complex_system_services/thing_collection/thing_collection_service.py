@@ -31,6 +31,9 @@ class ThingCollectionService(SystemService):
         database, documents, serving = DatabaseClient(self), DocumentClient(self), ServingClient(self)
         self._collection = Collection(self.dataset, stream, database, documents, serving, self._check_lease)
         self.every(0.0, self._turn, longest_pause=4.0)
+        if self.settings.mqtt_port:
+            self._stream = stream
+            self.every(0.0, self._forward, longest_pause=4.0)
 
     def _check_lease(self) -> None:
         assert self.lease is not None
@@ -55,6 +58,9 @@ class ThingCollectionService(SystemService):
             await self.set_state("failing", self._collection.problem)
             raise
         await self.set_state("ready")
+
+    async def _forward(self) -> float:
+        return await self._stream.forward(self._shutdown_event)
 
     @answers(GET_COLLECTION)
     async def _get_collection(self, _: Empty) -> CollectionState:

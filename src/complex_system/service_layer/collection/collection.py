@@ -146,7 +146,7 @@ class Collection:
             per_second=sum(sensor.per_second for sensor in sensors),
             sensors=tuple(sensors),
             open_records=tuple(_open(each) for each in opened[:_SHOWN]),
-            waiting_records=len(opened),
+            waiting_records=self._collector.open,
             open_labels=tuple(_shown(label) for label in labels.oldest(_SHOWN)) if labels else (),
             waiting_labels=len(labels) if labels else 0,
             unmatched=tuple(self._unmatched),
