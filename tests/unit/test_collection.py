@@ -188,6 +188,7 @@ def test_a_column_without_a_machine_is_of_the_machine_that_makes_the_record() ->
 collect:
   things: "*.*"
   columns:
+    mode: {take: machine}
     temp_mean: {name: temperature, over: 10s, take: mean}
     pressure: {machine: hall, name: pressure, not_older: 1 min}
     temp_before: {column: temp_mean, lag: 1}
@@ -197,7 +198,7 @@ collect:
     for second, machine in enumerate(["a", "b", "a", "b"], start=1):
         rows += [Reading("temperature", float(second), second, machine=machine), Reading("done", 0, second, machine=machine)]
     made = collected(dataset(hall), rows)
-    assert [(each.machine, each.values["temp_mean"], each.values["temp_before"]) for each in made] == [
+    assert [(each.values["mode"], each.values["temp_mean"], each.values["temp_before"]) for each in made] == [
         ("a", 1.0, None), ("b", 2.0, None), ("a", 2.0, 1.0), ("b", 3.0, 2.0),
     ]  # fmt: skip
     assert {each.values["pressure"] for each in made} == {3.0}

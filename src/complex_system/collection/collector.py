@@ -53,6 +53,7 @@ class Collector:
         else:
             self._maker = Windows(collecting, dataset, self._sensors, self._returned)
         self._columns = {name: dataset.column(name) for name in collecting.columns}
+        self._of_machine = [name for name, each in collecting.columns.items() if each.take == "machine"]
         self._time_of = time_writer(dataset) if dataset.time and dataset.time.column not in self._columns else None
         self._next_sequence = earlier.sequence
         self._checkpoint = earlier
@@ -140,6 +141,7 @@ class Collector:
         values: dict[str, Any] = {name: fitting(value, self._columns[name]) for name, value in made.values.items()}
         for name, value in self._returned.lags(opened.time, opened.machine).items():
             values[name] = fitting(value, self._columns[name])
+        values |= dict.fromkeys(self._of_machine, opened.machine or None)
         missing = tuple(name for name in self._columns if values[name] is None)
         sources = tuple(values[name] for name in self._returned.sources)
         self._returned.add(Earlier(opened.time, opened.key, opened.machine, sources))

@@ -155,7 +155,7 @@ class Sensors:
         needed = [
             (column, each)
             for column, each in self._collecting.columns.items()
-            if each.name == name and each.machine in ("", machine)
+            if name and each.name == name and each.machine in ("", machine)
         ]
         sensor.columns = tuple(column for column, _ in needed)
         for column, each in needed:
