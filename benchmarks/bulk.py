@@ -35,7 +35,7 @@ def measure(*, quick: bool) -> list[Table]:
     rounds = 3 if quick else 7
     with started(("ours", "bare ASGI", "mlflow models serve")) as (servers, folder):
         bodies = {server.name: server.body(COUNT) for server in servers}
-        model = _model(folder)
+        model = model_alone(folder, COUNT)
 
         def way(server: Server) -> Callable[[], float]:
             return lambda: one_client(server, bodies[server.name], 0.0001, most=1).p50 / 1000
@@ -57,12 +57,12 @@ def measure(*, quick: bool) -> list[Table]:
     return table
 
 
-def _model(folder: Path) -> Callable[[], float]:
+def model_alone(folder: Path, count: int) -> Callable[[], float]:
     """Runs the model alone, once, and returns the seconds; done between all the others, so that it has the same machine."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    matrix = np.ascontiguousarray(features(COUNT))
+    matrix = np.ascontiguousarray(features(count))
 
     def run() -> float:
         began = time.perf_counter()

@@ -15,20 +15,23 @@ from benchmarks.servers import Server
 
 @dataclass(frozen=True)
 class Run:
-    """One run against one server: requests a second, and the answers' times in milliseconds."""
+    """One run against one server: requests a second, the answers' times in milliseconds, and how many there were."""
 
     rate: float
     p50: float
     p99: float
+    count: int
 
 
-def _run(times: list[float], seconds: float) -> Run:
+def run_of(times: list[float], seconds: float) -> Run:
+    """The run of requests that took so many seconds each, in so many all together."""
     ordered = sorted(times)
-    return Run(len(times) / seconds, median(ordered) * 1000, ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1000)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return Run(len(times) / seconds, median(ordered) * 1000, p99 * 1000, len(times))
 
 
 def _message(server: Server, body: bytes) -> bytes:
-    lines = [f"POST {server.path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {server.content_type}"]
+    lines = [f"POST {server.path} HTTP/1.1", "Host: 127.0.0.1", *map(": ".join, server.headers(body).items())]
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
@@ -64,7 +67,7 @@ def one_client(server: Server, body: bytes, seconds: float, most: int = 1_000_00
                     raise ConnectionError(f"{server.name} hung up")
                 buffer += chunk
             times.append(time.perf_counter() - asked)
-        return _run(times, time.perf_counter() - began)
+        return run_of(times, time.perf_counter() - began)
 
 
 class _Client(asyncio.Protocol):
@@ -118,7 +121,7 @@ async def _clients(server: Server, body: bytes, seconds: float, count: int) -> R
         protocol = _Client(_message(server, body), times, began + seconds, done)
         await loop.create_connection(lambda protocol=protocol: protocol, "127.0.0.1", server.port)  # type: ignore[misc]
     await asyncio.gather(*ends)
-    return _run(times, time.perf_counter() - began)
+    return run_of(times, time.perf_counter() - began)
 
 
 def many_clients(server: Server, body: bytes, seconds: float, count: int) -> Run:

@@ -35,6 +35,7 @@ PROGRAMS = {
     "memory": "Data plane",
     "serving": "Serving",
     "bulk": "Serving",
+    "inference": "Serving",
     "explain": "Serving",
     **{f"validity.{section}": "Validity" for section in SECTIONS},
     "quality": "Quality of the models",

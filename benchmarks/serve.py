@@ -1,8 +1,9 @@
-"""Serves the benchmark's model: ``python -m benchmarks.serve ours|bare <folder> <port>``, on one core if it is told one."""
+"""Serves the benchmark's model: ``python -m benchmarks.serve ours|bare <folder> <port> [core] [gRPC port]``."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -20,9 +21,11 @@ from benchmarks.model import DATASET
 from complex_system.http.server import RestServer, new_event_loop
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.serving.engine import PredictionEngine
+from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import LoadedModel, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
+from complex_system.serving.rest.endpoint import Backend
 
 
 class FolderSource(ModelSource):
@@ -43,17 +46,30 @@ class FolderSource(ModelSource):
         return LoadedModel((self._folder / "model.onnx").read_bytes(), metadata)
 
 
-async def make_ours(folder: Path) -> Any:
-    """Make the application as the services do."""
+async def make_engine(folder: Path) -> PredictionEngine:
+    """Make the engine as the services do."""
     models = ModelManager(FolderSource(folder), Pipeline(DATASET))
     await models.refresh()
-    return make_app(PredictionEngine(models), DATASET)
+    gc.collect()
+    gc.freeze()
+    return PredictionEngine(models)
 
 
-async def ours(folder: Path, port: int) -> None:
-    """Serve the application as the services do."""
-    server = RestServer(await make_ours(folder), "127.0.0.1", port)
+async def make_ours(folder: Path) -> Any:
+    """Make the application as the services do."""
+    return make_app(await make_engine(folder), DATASET)
+
+
+async def ours(folder: Path, port: int, grpc_port: int) -> None:
+    """Serve the application as the services do, and gRPC if it has a port."""
+    engine = await make_engine(folder)
+    metrics = ServingMetrics(engine.models)
+    server = RestServer(make_app(engine, DATASET, metrics=metrics), "127.0.0.1", port)
     await server.start()
+    if grpc_port:
+        from complex_system.serving.grpc.server import GrpcServer
+
+        await GrpcServer(Backend(engine, metrics), "127.0.0.1", grpc_port).start()
     await asyncio.Event().wait()
 
 
@@ -89,6 +105,6 @@ if __name__ == "__main__":
         os.sched_setaffinity(0, {int(sys.argv[4])})
     if kind == "ours":
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(ours(place, number))
+            runner.run(ours(place, number, int(sys.argv[5]) if len(sys.argv) > 5 else 0))
     else:
         bare(place, number)

@@ -16,13 +16,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
 
 from benchmarks.model import DATASET, features, records, train
+from complex_system.serving.requests.tensor_bytes import tensor_bytes
 
-MLSERVER = os.environ.get("MLSERVER_BIN", "")
-"""MLServer needs pydantic 2, so it lives in an environment of its own; without it, it is left out."""
+MLSERVER = os.environ.get("MLSERVER_BIN", f"{sys.prefix}-clients/bin/mlserver")
+"""MLServer needs pydantic 2, so it lives in an environment of its own, .venv-clients; without it, it is left out."""
 CORE = min(os.sched_getaffinity(0))
-SERVERS = ("ours", "ours, V2", "bare ASGI", "mlflow models serve", "MLServer")
+V2, BINARY, FEATURES = "ours, V2", ", binary", ", features"
+"""Names of ways to ask ours: V2, with binary tensors, with ready-made features."""
+SERVERS = ("ours", V2, "bare ASGI", "mlflow models serve", "MLServer")
+
+
+_END = b"}}]}"
+"""What the JSON ends with where all tensors are binary."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +44,31 @@ class Server:
     port: int
     path: str
     content_type: str = "application/json"
+    grpc_port: int = 0
+    pid: int = 0
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time of its process so far."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether tensors are binary data behind the JSON."""
+        return BINARY in self.name
+
+    def headers(self, body: bytes) -> dict[str, str]:
+        """The headers of a request."""
+        length = {"Inference-Header-Content-Length": str(body.index(_END) + len(_END))} if self.is_binary else {}
+        return {"Content-Type": self.content_type, **length}
 
     def body(self, count: int) -> bytes:
         """A request of ``count`` records in this server's own protocol."""
         if self.name == "ours":
             return json.dumps({"records": records(count)}).encode()
-        if self.name == "ours, V2":
-            made = records(count)
-            columns = {name: [record.get(name) for record in made] for name in made[0] if name != "datum"}
-            numbers = {column.name for column in DATASET.columns if column.type == "number"}
-            inputs = [
-                {"name": name, "shape": [count], "datatype": "FP64" if name in numbers else "BYTES", "data": values}
-                for name, values in columns.items()
-            ]
-            return json.dumps({"inputs": inputs}).encode()
+        if self.name.startswith(V2):
+            return _inference_body(tensors(count, ready=FEATURES in self.name), is_binary=self.is_binary)
         rows = features(count).tolist()
         if self.name == "bare ASGI":
             return json.dumps(rows).encode()
@@ -62,12 +84,43 @@ class Server:
 
     def predictions(self, body: bytes) -> list[float]:
         """The predictions of an answer, so that servers can be held against each other."""
+        if self.is_binary:
+            head = body[: body.index(_END) + len(_END)]
+            return np.frombuffer(body[len(head) :], "<f4").astype(float).tolist()  # type: ignore[no-any-return]
         content = json.loads(body)
         if isinstance(content, list):
             return [float(value) for value in content]
         if "outputs" in content:
             return [float(value) for value in content["outputs"][0]["data"]]
         return [float(value) for value in content["predictions"]]
+
+
+def tensors(count: int, *, ready: bool = False) -> list[tuple[str, str, list[int], list[Any]]]:
+    """Name, datatype, shape and values of the raw columns of so many records, or of their ready-made features."""
+    if ready:
+        rows = features(count)
+        return [("features", "FP32", list(rows.shape), rows.ravel().tolist())]
+    made = records(count)
+    numbers = {column.name for column in DATASET.columns if column.type == "number"}
+    return [
+        (name, "FP64" if name in numbers else "BYTES", [count], [record.get(name) for record in made])
+        for name in made[0]
+        if name != "datum"
+    ]
+
+
+def _inference_body(columns: list[tuple[str, str, list[int], list[Any]]], *, is_binary: bool) -> bytes:
+    inputs: list[dict[str, Any]] = []
+    parts = []
+    for name, datatype, shape, values in columns:
+        tensor = {"name": name, "shape": shape, "datatype": datatype}
+        if is_binary:
+            parts.append(tensor_bytes(datatype, [value or "" for value in values] if datatype == "BYTES" else values))
+            inputs.append({**tensor, "parameters": {"binary_data_size": len(parts[-1])}})
+        else:
+            inputs.append({**tensor, "data": values})
+    wanted = {"parameters": {"binary_data_output": True}} if is_binary else {}
+    return json.dumps({**wanted, "inputs": inputs}).encode() + b"".join(parts)
 
 
 @contextmanager
@@ -103,13 +156,14 @@ def running(folder: Path, names: Sequence[str]) -> Iterator[list[Server]]:
 
 def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> Server | None:
     port = _free_port()
-    if name == "ours, V2":
+    if name.startswith(V2):
         return Server(name, next(each.port for each in started if each.name == "ours"), "/v2/models/champion/infer")
     if name in ("ours", "bare ASGI"):
         command = [sys.executable, "-m", "benchmarks.serve", name.split(maxsplit=1)[0], str(folder), str(port), str(CORE)]
         path = "/predict" if name == "ours" else "/"
-        stack.enter_context(_process(command, {}))
-        return Server(name, port, path)
+        grpc_port = _free_port() if name == "ours" else 0
+        pid = stack.enter_context(_process([*command, str(grpc_port)], {}))
+        return Server(name, port, path, grpc_port=grpc_port, pid=pid)
     if name == "mlflow models serve":
         command = ["mlflow", "models", "serve", "-m", str(folder / "mlflow"), "-p", str(port), "--env-manager", "local"]
         command[0] = str(Path(sys.executable).with_name("mlflow"))
@@ -128,12 +182,12 @@ def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> 
     (place / "settings.json").write_text(json.dumps({**ports, "parallel_workers": 0, "debug": False, "host": "127.0.0.1"}))
     model = {"name": "lab", "implementation": "mlserver_lightgbm.LightGBMModel", "parameters": {"uri": "./model.bst"}}
     (place / "model-settings.json").write_text(json.dumps(model))
-    stack.enter_context(_process([MLSERVER, "start", str(place)], {"MLSERVER_LOGGING_SETTINGS": ""}))
-    return Server(name, port, "/v2/models/lab/infer")
+    pid = stack.enter_context(_process([MLSERVER, "start", str(place)], {"MLSERVER_LOGGING_SETTINGS": ""}))
+    return Server(name, port, "/v2/models/lab/infer", grpc_port=ports["grpc_port"], pid=pid)
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[int]:
     log = Path(os.environ.get("BENCHMARK_LOG", os.devnull)).open("ab")  # noqa: SIM115 - the process holds it
     process = subprocess.Popen(
         ["taskset", "-c", str(CORE), *command] if shutil.which("taskset") else command,
@@ -143,7 +197,7 @@ def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
         start_new_session=True,
     )
     try:
-        yield
+        yield process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -157,7 +211,7 @@ def _process(command: list[str], environment: dict[str, str]) -> Iterator[None]:
 def _ask(server: Server, body: bytes) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
-        connection.request("POST", server.path, body, {"Content-Type": server.content_type})
+        connection.request("POST", server.path, body, server.headers(body))
         answer = connection.getresponse()
         content = answer.read()
         if answer.status != 200:

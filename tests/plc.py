@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from asyncua import Server, ua
@@ -34,11 +35,14 @@ class Plc:
     def node(self, name: str) -> ua.NodeId:
         return ua.NodeId(name, self.index)
 
-    async def add(self, values: Mapping[str, Any]) -> None:
-        """Add variables. A value may be a ``Variant``."""
+    async def add(self, values: Mapping[str, Any], units: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Add variables, with their engineering units where these are given. A value may be a ``Variant``."""
         folder = await self.server.nodes.objects.add_folder(self.index, "Press")
         for name, value in values.items():
-            await folder.add_variable(self.node(name), ua.QualifiedName(name, self.index), value)
+            variable = await folder.add_variable(self.node(name), ua.QualifiedName(name, self.index), value)
+            if unit := units.get(name):
+                information = ua.EUInformation(DisplayName=ua.LocalizedText(unit))
+                await variable.add_property(0, "EngineeringUnits", information)
 
     async def set(self, name: str, value: Any, status: int = ua.StatusCodes.Good, at: datetime | None = None) -> None:
         """Write a value with status and source time; now by default."""
@@ -89,7 +93,7 @@ async def plc(
     if earlier:
         await server.register_namespace(earlier)
     found.index = await server.register_namespace(URI)
-    await found.add(values)
+    await found.add(values, {"temperature": "degC"})
     async with server:
         yield found
 

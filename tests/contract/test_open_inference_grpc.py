@@ -153,7 +153,7 @@ async def test_typed_and_raw_contents_predict_the_same_and_answers_are_as_the_re
     assert list(output.contents.fp32_contents) == expected(2.0, records)
     assert not answer.raw_output_contents
     answer = await call(channel, "ModelInfer", raw(columns(records), model_version="1"))
-    assert answer.id
+    assert answer.id == ""
     assert answer.model_version == "1"
     assert raw_floats(answer) == expected(1.0, records)
     assert not answer.outputs[0].HasField("contents")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from trainings import quick_sample
 
 PYTHON = Path(f"{sys.prefix}-clients", "bin", "python")
 PROGRAMS = Path(__file__).parents[1] / "clients"
+DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
 DATASET = Dataset.load()
 KEY = "clients-key"
 NUMBERS = {"rohwert_1_labormessung": [3.2, None, 29.0], "rohwert_2_labormessung": [1.0, 2.5, 3.0]}
@@ -49,12 +51,17 @@ async def addresses() -> AsyncIterator[tuple[str, str]]:
         yield str(client.base_url).rstrip("/"), server.address
 
 
-async def answers_of(program: str, addresses: tuple[str, str]) -> Any:
+async def run(*arguments: str) -> str:
+    """What a program in the environment of the clients prints."""
     assert PYTHON.exists(), f"{PYTHON} is missing: `make test` installs it."
-    command = [str(PYTHON), "-W", "ignore", str(PROGRAMS / program), *addresses, KEY]
+    command = [str(PYTHON), "-W", "ignore", *arguments]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+async def answers_of(program: str, addresses: tuple[str, str]) -> Any:
+    return json.loads((await run(str(PROGRAMS / program), *addresses, KEY)).splitlines()[-1])
 
 
 def expected(bias: float = 2.0, *left_out: str) -> Any:
@@ -103,6 +110,19 @@ async def test_mlservers_codecs_and_messages(addresses: tuple[str, str]) -> None
     for way in ("typed", "raw"):
         assert found[way]["prediction"] == expected(2.0, "laborant", "rohwert_1_labormessung")
         assert found[way]["upper"] == pytest.approx([each + 90 for each in found[way]["prediction"]], rel=1e-5)
+
+
+async def test_the_examples_of_the_documentation_work_when_pasted() -> None:
+    source = ManyModels(DATASET)
+    source.publish("lab-lightgbm", 2.0, champion=True)
+    blocks = [each for each in DOCS.read_text(encoding="utf-8").split("```")[1::2] if "import tritonclient" in each]
+    async with rest_server(DATASET, source) as (_, client), grpc_server(DATASET, source) as (_, server):
+        addresses = {"localhost:8001": client.base_url.netloc.decode(), "localhost:8011": server.address}
+        programs = [block.replace(*address) for block, address in zip(blocks, addresses.items(), strict=True)]
+        printed = [await run("-c", program) for program in programs]
+    numbers = [[float(each) for each in re.findall(r"-?[\d.]+\d|-?\d+", text)] for text in printed]
+    assert numbers[0] == pytest.approx([4.0, 4.0])
+    assert numbers[1] == pytest.approx([4.0, 4.0, -86.0, -86.0, 94.0, 94.0])
 
 
 async def test_a_client_that_a_generator_makes_of_the_openapi_document(addresses: tuple[str, str]) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from datetime import UTC
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from complex_system.errors import DeclarationError
+from complex_system.local.servers import free_port
 from complex_system.monitoring.alerts.channels import Channel, channels_of
-from complex_system.monitoring.alerts.messages import MessagePlan, parse_plan
+from complex_system.monitoring.alerts.messages import MessagePlan, Told, parse_plan
+from complex_system.service_layer.monitoring import delivery
 from mail_server import MailServer
 from outgoing import Outgoing
 from receiver import Receiver
@@ -135,7 +138,7 @@ async def test_one_receiver_that_fails_holds_up_no_other_and_gets_nothing_twice(
         urls = (
             f"json://127.0.0.1:{receiver.server_port}/token-4711,"
             f"mailto://127.0.0.1:{mail_server.port}?from=a@test.example&to=b@test.example,c@test.example\n"
-            "json://127.0.0.1:9/token-4712"
+            f"json://127.0.0.1:{free_port()}/token-4712"
         )
         channels = channels_of(f"http://127.0.0.1:{receiver.server_port}/hook", "", urls, "plant", UTC)
         assert [each.name for each in channels] == ["webhook", "json", "mailto", "json-2"]
@@ -176,3 +179,32 @@ async def test_many_alerts_are_one_readable_message(mail_server: MailServer) -> 
     assert mail_server.mails[0]["subject"] == "[plant] 60 alerts, 60 of them open"
     assert body_of(mail_server).count("WARNING") == 20
     assert "And 40 more: rule-20 (R2), " in body_of(mail_server)
+
+
+class Hanging(Channel):
+    """Never comes back while the test runs."""
+
+    for_people = True
+
+    def __init__(self) -> None:
+        super().__init__("hanging")
+        self.open = threading.Event()
+
+    def send(self, told: Sequence[Told]) -> None:
+        self.open.wait()
+
+    def send_test(self) -> None:
+        self.open.wait()
+
+
+async def test_a_service_that_never_answers_counts_as_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "SEND_SECONDS", 0.05)
+    hanging = Hanging()
+    outgoing = Outgoing([hanging], MessagePlan(group=0))
+    outgoing.raised(1)
+    await outgoing.deliver()
+    [message] = outgoing.alerts["key-001"].messages
+    assert (message.outcome, message.attempts, message.problem) == ("waiting", 1, "no answer within 0.05 s")
+    hanging.open.set()
+    await outgoing.deliver_for(2)
+    assert outgoing.outcomes() == {"delivered": 1}

@@ -18,6 +18,7 @@ from complex_system.errors import DeclarationError, SourceUnavailableError
 from complex_system.local.servers import Server, free_port
 from complex_system.settings import Settings
 from complex_system.sources.opcua import connection, source
+from complex_system.sources.opcua.browsing import browse, declaration_text
 from complex_system.sources.opcua.connection import OpcUaConnection
 from complex_system.sources.opcua.declaration import OpcUaDeclaration
 from complex_system.sources.opcua.source import OpcUaSource, Reading
@@ -185,6 +186,22 @@ async def test_a_thousand_nodes(press: Plc, monkeypatch: pytest.MonkeyPatch) -> 
         assert read.state.readings == 6000
 
 
+async def test_a_server_is_browsed_into_a_declaration_that_reads_it(press: Plc) -> None:
+    found = await browse(declaration(press.url))
+    assert found.endpoints == ("None None",)
+    text = declaration_text(press.url, "press-4", found)
+    assert f'- {{node: "nsu={URI};s=temperature", name: temperature, unit: "degC"}}  # Press / temperature = 180.0' in text
+    assert f"# Not readings: nsu={URI};s=curve: an array of 3 values" in text
+    declared = OpcUaDeclaration.parse(text)
+    assert len(declared.nodes) == len(PRESS) + len(MANY)
+    only = declared.copy(update={"nodes": tuple(node for node in declared.nodes if node.name in PRESS)})
+    async with reading(only) as (_, read):
+        await first_values(read)
+        assert {each.sensor.label: each.value for each in read} == {
+            f"press-4.{name}": value for name, value in PRESS.items()
+        }
+
+
 def secured(url: str, folder: Path, **changes: str) -> OpcUaDeclaration:
     files = {"certificate": "client.der", "key": "client.pem", "server_certificate": "server.der", **changes}
     return declaration(url, security={name: str(folder / file) for name, file in files.items() if file})
@@ -205,7 +222,7 @@ async def test_certificates_and_a_user(tmp_path: Path, monkeypatch: pytest.Monke
             return raised.value.message
 
         assert "refuses the user (BadUserAccessDenied)" in await refusal(secured(press.url, folder), "line", "wrong")
-        assert "no endpoint with the declared security" in await refusal(declaration(press.url))
+        assert "no endpoint with this security" in await refusal(declaration(press.url))
         stranger = secured(press.url, folder, certificate="stranger.der", key="stranger.pem")
         assert "must trust ours" in await refusal(stranger, "line", "secret")
         # Another server's certificate was declared: this server could be anybody.

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import mlflow
 import nats
@@ -25,9 +26,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from complex_system.domain.dataset import Dataset
 from complex_system.local.processes import Child
-from complex_system.local.servers import Server
+from complex_system.local.servers import Server, free_port
 from complex_system.messaging.subjects import PROCESS_RAW
 from complex_system.messaging.users import service_user
+from complex_system.serving.grpc import open_inference_pb2 as pb
 from complex_system.serving.requests.examples import example_record
 from models import linear_onnx, register_onnx
 from support import BROKER_PASSWORD, eventually
@@ -120,6 +122,7 @@ async def deployment(
         "FASTIOT_CONFIG_DIR": os.environ["FASTIOT_CONFIG_DIR"], "FASTIOT_MONGO_DB_NAME": prefix,
         "COMPLEX_SYSTEM_MODEL_PREFIX": prefix, "COMPLEX_SYSTEM_API_KEY": API_KEY, "COMPLEX_SYSTEM_LOG_FORMAT": "json",
         "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": "0", "COMPLEX_SYSTEM_SERVING_PIPELINE": "broker",
+        "COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT": str(free_port()),
         "COMPLEX_SYSTEM_PROCESSING_INTERVAL": "0.1", "OTEL_BSP_SCHEDULE_DELAY": "100",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
     }  # fmt: skip
@@ -186,6 +189,25 @@ async def test_a_request_over_rest_is_one_trace_across_nats(deployment: Deployme
     assert b"3.14159" not in exported
     assert b"key-of-a-record" not in exported
     assert not any("/metrics" in span.name for span in deployment.collector.spans)
+
+
+async def test_a_call_over_grpc_is_a_part_of_its_clients_trace(deployment: Deployment) -> None:
+    trace, header = new_trace()
+    pattern = re.compile(r"gRPC interface at ([\d.:]+)")
+    address = pattern.search(deployment.logs["ml_serving_mlflow"].read_text())
+    assert address
+    request = pb.ModelInferRequest(model_name="champion")
+    request.inputs.add(name="material_id", shape=[1], datatype="BYTES").contents.bytes_contents.append(b"00000000")
+    route = "/inference.GRPCInferenceService/ModelInfer"
+    async with grpc.aio.insecure_channel(address[1]) as channel:
+        infer = channel.unary_unary(route, pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString)
+        metadata = (("traceparent", header), ("x-api-key", API_KEY))
+        assert len((await infer(request, metadata=metadata, timeout=20)).outputs) == 1
+    spans = await eventually(lambda: len(found := deployment.collector.trace(trace)) >= 5 and found)
+    found = parents(spans)
+    assert found[f"ml_serving_mlflow {route}"] == PARENT_SPAN
+    assert found["ml_serving_mlflow model"] == found["ml_serving_mlflow features"] == f"ml_serving_mlflow {route}"
+    assert spans[f"ml_serving_mlflow {route}"].attributes == {"rpc.system": "grpc"}
 
 
 async def test_a_refused_request_has_its_code_and_no_values(deployment: Deployment) -> None:

@@ -50,10 +50,11 @@ def test_it_fits_the_schema_for_editors() -> None:
         ('things: "press-4.*"', "things: press", "collect, things: 'press' is not a thing; write machine.name"),
         ('things: "press-4.*"', "things: [press-4.*, press-4.torque]", "name the same things; keep the wider one"),
         ("machine: press-4, name: torque", "machine: press-5, name: torque", "does not include press-5.torque; add it"),
+        ("machine: press-4, name: torque", 'machine: "*", name: torque', "machine: '*' names several; write one, or leave"),
         ("press-4.part_done", "press-5.part_done", "collect, record, on: 'things' does not include press-5.part_done"),
         ('on: thing "press-4.part_done"', "on: sometimes", 'every 10s (any duration), or thing "machine.name"'),
         ("on: thing", "no: thing", "collect, record, on: is required and missing"),
-        ("take: slope", "take: slop", "must be one of last, first, mean, median, min, max, std, slope, count, share, not 'slop'"),
+        ("take: slope", "take: slop", "median, min, max, std, slope, count, share, machine, not 'slop'"),
         ("over: 60s", "over: soon", "collect, columns, slope, over: must be seconds, or a number with one of s, min, h, d, w"),
         ("over: 60s, take: slope", "take: slope", "collect, columns, slope: needs over: the time that is looked at"),
         ("take: last, not_older: 30s", "take: last", "needs over or not_older: how old the value may be"),
@@ -64,6 +65,9 @@ def test_it_fits_the_schema_for_editors() -> None:
         ("column: temp_mean, lag: 1", "column: temp_mean, lag: 0", "ensure this value is greater than or equal to 1"),
         ("column: temp_mean, lag: 1", "column: strength, lag: 1", "'strength' is the label: earlier ones may not be known yet"),
         ("column: temp_mean, lag: 1", "column: temp_men, lag: 1", "is not a collected column (did you mean 'temp_mean'?)"),
+        ("column: temp_mean, lag: 1", "column: mode, lag: 1", "takes values of column 'mode', which is a category, and is a number"),
+        ("name: mode, over: 20s}", "take: machine}", "take: machine is the name of the record's machine; leave machine out"),
+        ("{machine: press-4, name: torque, over: 60s, take: slope}", "{take: machine}", "take: machine makes a text"),
         ("column: temp_mean, lag: 1", "column: temp_hour, lag: 1", "is made of earlier records itself"),
         ("    slope: {", "    slop: {", "'slop' is not a column of the data set (did you mean 'slope'?)"),
         ("- {name: slope, type: number, optional: true}", "- {name: slope, type: number}", "must be optional: a sensor may be silent"),
@@ -94,7 +98,8 @@ def test_the_examples_in_the_documentation_are_declarations() -> None:
     collecting = Dataset.parse(whole).collect
     assert collecting is not None
     assert set(collecting.columns) == {"temp_mean", "pressure", "slope", "heating", "temp_before", "temp_hour"}
-    hall = dataset(of_a_hall, PRESS.replace("temp_hour", "hall")).collect
+    press = "  - {name: press, type: category, categories: [press-4], optional: true}\n"
+    hall = dataset(of_a_hall, PRESS.replace("temp_hour", "hall").replace("pipeline:", f"{press}pipeline:")).collect
     assert hall is not None
     assert hall.per_machine
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from collecting import PRESS, Reading, at, collected, collector, dataset, readings
+from collecting import COLLECT, PRESS, Reading, at, collected, collector, dataset, readings
 from complex_system.collection.returned import REMEMBERED
 from complex_system.collection.units import conversion
 
@@ -115,6 +115,31 @@ def test_a_measurement_id_of_a_process_makes_no_record_and_a_warning() -> None:
     assert one.due(at(1000)) == []
 
 
+def test_a_key_that_comes_at_another_time_is_no_repetition_and_a_warning_says_so() -> None:
+    one = collector(
+        dataset(COLLECT.replace("id: value", "id: measurement_id").replace("match: id", "match: measurement_id"))
+    )
+    for second in (1, 1, 20, 40):
+        one.add(readings([Reading("part_done", second, second, measurement_id="process")], first=second))
+    assert [each.key for each in one.due(at(60))] == ["process"]
+    (warning,) = one.warnings()
+    assert warning.startswith(
+        "Readings that make no record: 2; the last one because its measurement_id 'process' is the key of the record of "
+    )
+    assert "FastIoT gives all values of a process the same measurement_id unless the producer sets it" in warning
+
+
+def test_a_measurement_that_goes_on_after_its_record_is_warned_of() -> None:
+    one = collector(dataset(MEASUREMENTS.replace('">"', '"press-4.>"')))
+    for second in (1, 1, 20, 40):
+        one.add(readings([Reading("temperature", 1.0, second, measurement_id="process")], first=second))
+    assert [each.values["temp_mean"] for each in one.due(at(60))] == [1.0]
+    (warning,) = one.warnings()
+    assert warning.startswith(
+        "Readings that make no record: 2; the last one because measurement_id 'process' goes on after a pause"
+    )
+
+
 def test_readings_in_another_unit_are_converted_or_refused_with_both_units() -> None:
     one = collector(dataset())
     one.add(
@@ -131,7 +156,7 @@ def test_readings_in_another_unit_are_converted_or_refused_with_both_units() -> 
     (made,) = one.due(at(60))
     assert made.values["temp_mean"] == pytest.approx(101.0)
     (warning,) = one.warnings()
-    assert "press-4.temperature: 1 readings are not used" in warning
+    assert "press-4.temperature: readings that are not used: 1;" in warning
     assert "the unit is 'bar', and the declared one is 'degC'" in warning
 
 
@@ -163,6 +188,7 @@ def test_a_column_without_a_machine_is_of_the_machine_that_makes_the_record() ->
 collect:
   things: "*.*"
   columns:
+    mode: {take: machine}
     temp_mean: {name: temperature, over: 10s, take: mean}
     pressure: {machine: hall, name: pressure, not_older: 1 min}
     temp_before: {column: temp_mean, lag: 1}
@@ -172,7 +198,7 @@ collect:
     for second, machine in enumerate(["a", "b", "a", "b"], start=1):
         rows += [Reading("temperature", float(second), second, machine=machine), Reading("done", 0, second, machine=machine)]
     made = collected(dataset(hall), rows)
-    assert [(each.machine, each.values["temp_mean"], each.values["temp_before"]) for each in made] == [
+    assert [(each.values["mode"], each.values["temp_mean"], each.values["temp_before"]) for each in made] == [
         ("a", 1.0, None), ("b", 2.0, None), ("a", 2.0, 1.0), ("b", 3.0, 2.0),
     ]  # fmt: skip
     assert {each.values["pressure"] for each in made} == {3.0}
@@ -190,10 +216,10 @@ def test_values_that_are_no_numbers_and_clocks_that_are_ahead_are_counted_and_no
     (made,) = one.due(at(60))
     assert (made.key, made.values["temp_mean"], made.values["parts"]) == ("17", 62.5, 1)
     warnings = one.warnings()
-    assert "press-4.temperature: 10 readings are not used; the last one because its time is 97 s ahead" in warnings[0]
+    assert "press-4.temperature: readings that are not used: 10; the last one because its time is 97 s ahead" in warnings[0]
     assert (
-        warnings[1]
-        == "2 records were not made; the last one: press-4.part_done: its value cannot be a key: it has more than 64 characters."
+        "record: 2; the last one because the value of press-4.part_done cannot be a key: it has more than 64 characters"
+        in warnings[1]
     )
     state = next(each for each in one.sensors(at(60)) if each.name == "temperature")
     assert (state.value, state.readings, state.refused, state.late) == (62.5, 1, 10, 0)
@@ -253,6 +279,33 @@ def test_a_measurement_that_was_given_up_makes_no_record_after_a_restart() -> No
     again = collector(declared, checkpoint=one.checkpoint())
     again.add(readings([Reading("temperature", 1.0, 150, measurement_id="process")], first=len(rows) + 1))
     assert again.due(at(1000)) == []
+
+
+@pytest.mark.parametrize("cut", [1, 7, 1000])
+def test_a_measurement_that_was_given_up_may_begin_again_after_a_pause(cut: int) -> None:
+    seconds = [*range(0, 150, 2), *range(200, 210)]
+    rows = [Reading("temperature", float(second), second, measurement_id="a") for second in seconds]
+    one = collector(dataset(MEASUREMENTS.replace('">"', '"press-4.>"')))
+    for first in range(0, len(rows), cut):
+        one.add(readings(rows[first : first + cut], first=first + 1))
+    (made,) = one.due(at(1000))
+    assert made.values["temp_mean"] == 204.5
+
+
+def test_a_trigger_makes_a_record_whatever_its_value_is() -> None:
+    declared = dataset(
+        """
+collect:
+  things: "*.*"
+  columns: {temp_mean: {machine: press-4, name: temperature, over: 10s, take: mean}}
+  record: {on: thing "press-4.done", id: measurement_id}
+"""
+    )
+    values = [None, {"part": 7}, float("nan"), 5, "x"]
+    made = collected(
+        declared, [Reading("done", value, place, measurement_id=f"m{place}") for place, value in enumerate(values)]
+    )
+    assert [each.key for each in made] == ["m0", "m1", "m2", "m3", "m4"]
 
 
 def test_without_pint_other_units_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

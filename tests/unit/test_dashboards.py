@@ -26,6 +26,7 @@ from complex_system.monitoring.monitor import CHAMPIONS_SERVICE
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.rest import exposition
 from complex_system.pipeline.pipeline import OutsideRange, Pipeline
+from complex_system.protocol.collection import CollectionState, Sensor
 from complex_system.protocol.database import IngestCounts
 from complex_system.service_layer.monitoring.alerting import Alerting
 from complex_system.serving.engine import PredictionEngine
@@ -33,7 +34,7 @@ from complex_system.serving.metrics import ServingMetrics
 from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.rest.app import make_app
 from models import ManyModels
-from monitored import hear_prediction, hear_truths, new_monitor, see_everything
+from monitored import NOW, hear_prediction, hear_truths, new_monitor, see_everything
 
 DATASET = Dataset.load()
 GOOD = {"material_id": "00000000", "rohwert_1_labormessung": 3}
@@ -91,6 +92,7 @@ def of_monitoring() -> str:
     clock = [1000.0]
     monitor = new_monitor(DATASET, clock)
     monitor.flow.ingested(IngestCounts(waiting=3, in_flight=1, dead=2, stopped=("press-4",)))
+    monitor.flow.collection = CollectionState(at=NOW, sensors=(Sensor(name="press-4.temperature", age=2.0, silent=True),))
     figures = see_everything(monitor, clock)
     made = [
         {"id": f"far-{i}", "record": {**GOOD, "_id": f"far-{i}"}, "prediction": 100.0, "distance": 2.0} for i in range(60)
@@ -210,7 +212,57 @@ def test_the_services_with_metrics_are_scraped_with_their_key() -> None:
     assert "alerting" not in scrape_configuration(targets)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="Debian's package prometheus has promtool")
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="Debian's package prometheus has promtool")
+SERVING = 'job="serving", instance="a:1", service="ml_serving"'
+MONITORING = 'job="monitoring", instance="c:1", service="ml_monitoring"'
+# Rule, series by values (one a minute), the minute until which it is silent, the minute at which it fires.
+CASES: list[tuple[str, dict[str, str], int, int | None]] = [
+    ("ServiceDown", {f"up{{{SERVING}}}": "1x5 0x20"}, 5, 8),
+    ("NoModel", {f"up{{{SERVING}}}": "1x40"}, 13, 17),
+    ("NoModel", {f"up{{{SERVING}}}": "1x40",
+                 f'serving_model_loaded_timestamp_seconds{{{SERVING}, champion="true"}}': "1x40"}, 40, None),
+    ("ModelRefused", {f'serving_model_refused{{{SERVING}, model="m", version="2", code="c"}}': "1x20"}, 4, 7),
+    ("PredictionsFail", {f'serving_requests_total{{{SERVING}, status="200"}}': "0+60x40",
+                         f'serving_requests_total{{{SERVING}, status="503"}}': "0x20 0+6x20"}, 20, 35),
+    ("PredictionsFail", {f'serving_requests_total{{{SERVING}, status="200"}}': "0+60x40",
+                         f'serving_requests_total{{{SERVING}, status="422"}}': "0+60x40"}, 40, None),
+    ("PredictionsSlow", {f'serving_request_seconds_bucket{{{SERVING}, route="/predict", le="1"}}': "0+50x40",
+                         f'serving_request_seconds_bucket{{{SERVING}, route="/predict", le="5"}}': "0+60x40",
+                         f'serving_request_seconds_bucket{{{SERVING}, route="/predict", le="+Inf"}}': "0+60x40"}, 9, 14),
+    ("BrokerDisconnected", {f"serving_broker_connected{{{SERVING}}}": "1x5 0x20"}, 5, 8),
+    ("PredictionEventsDropped", {f"serving_events_dropped_total{{{SERVING}}}": "0x5 7x20"}, 5, 7),
+    ("IngestFallsBehind", {f'monitoring_ingest_waiting{{{MONITORING}, name=""}}': "0+500x60"}, 15, 25),
+    ("IngestFallsBehind", {f'monitoring_ingest_waiting{{{MONITORING}, name=""}}': "60000-500x60"}, 60, None),
+    ("ReadingsFallBehind", {f'monitoring_collection_behind{{{MONITORING}, name=""}}': "0+2000x60"}, 15, 25),
+    ("ReadingsLost", {f'monitoring_collection_dropped{{{MONITORING}, name=""}}': "0x5 7x20"}, 5, 7),
+    ("ServiceFails", {f'monitoring_services_failing{{{MONITORING}, name=""}}': "0x5 1x30"}, 14, 17),
+    ("AlertsNotDelivered", {f'monitoring_messages_failing_for{{{MONITORING}, name="mailto"}}': "0+60x30"}, 10, 12),
+    ("SystemAlert", {f'monitoring_alerts_open{{{MONITORING}, name="critical"}}': "0x5 2x20"}, 5, 7),
+    ("SystemAlert", {f'monitoring_alerts_open{{{MONITORING}, name="warning"}}': "2x20"}, 20, None),
+]  # fmt: skip
+
+
+@needs_promtool
+def test_the_rules_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
+    declared = [rule for group in yaml.safe_load((FILES / "rules.yaml").read_text())["groups"] for rule in group["rules"]]
+    assert {name for name, *_, fires in CASES if fires} == {rule["alert"] for rule in declared}
+    tests = []
+    for name, series, silent, fires in CASES:
+        firing = f'count(ALERTS{{alertname="{name}", alertstate="firing"}})'
+        looks: list[dict[str, Any]] = [{"expr": firing, "eval_time": f"{silent}m", "exp_samples": []}]
+        if fires is not None:
+            looks.append({"expr": firing, "eval_time": f"{fires}m", "exp_samples": [{"labels": "{}", "value": 1}]})
+        inputs = [{"series": each, "values": values} for each, values in series.items()]
+        tests.append({"name": name, "interval": "1m", "input_series": inputs, "promql_expr_test": looks})
+    path = tmp_path / "tests.yaml"
+    path.write_text(
+        yaml.safe_dump({"rule_files": [str(FILES / "rules.yaml")], "evaluation_interval": "15s", "tests": tests})
+    )
+    done = subprocess.run(["promtool", "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
 def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path) -> None:
     targets = {service: f"{service}:80" for service in SCRAPED}
     (tmp_path / "key").write_text("k")

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import yaml
 from complex_system.deploy.containers import container_variables, homeless_secrets
 from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
 from complex_system.deploy.images import build_command, build_images
-from complex_system.deploy.observability import KEY_FILE
+from complex_system.deploy.observability import FILES, KEY_FILE
 from complex_system.errors import StartError
 from complex_system.infrastructure import PrometheusService
 from complex_system.local.mlflow_server import COLLECT_SECONDS
@@ -361,11 +362,8 @@ def test_prometheus_and_grafana_come_where_a_deployment_names_them_and_only_ther
     assert secrets["COMPLEX_SYSTEM_API_KEY"] not in (built / "prometheus/prometheus.yaml").read_text()
     [source] = yaml.safe_load((built / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
-    assert {path.name for path in (built / "grafana/dashboards").iterdir()} == {
-        "overview.json",
-        "serving.json",
-        "data-flow.json",
-    }
+    shipped = {path.name for path in (FILES / "dashboards").iterdir()}
+    assert {path.name for path in (built / "grafana/dashboards").iterdir()} == shipped
 
 
 def test_a_prometheus_of_ones_own_gets_its_files_from_a_command(project: Path, tmp_path: Path) -> None:
@@ -382,9 +380,7 @@ def test_a_prometheus_of_ones_own_gets_its_files_from_a_command(project: Path, t
     }  # fmt: skip
     assert {job["authorization"]["credentials_file"] for job in scraped} == {str(key)}
     assert (folder / "prometheus/rules.yaml").is_file()
-    assert len(list((folder / "grafana/dashboards").glob("*.json"))) == 3
-    wrong = fiot(project, "extras", "monitoring-files", "nothing", "-o", str(folder))
-    assert (wrong.returncode, "There is no deployment 'nothing'" in wrong.stderr) == (1, True)
+    assert len(list((folder / "grafana/dashboards").iterdir())) == len(list((FILES / "dashboards").iterdir()))
 
 
 def test_the_key_reaches_prometheus_in_a_file_that_only_it_reads(own_copy: Path, tmp_path: Path) -> None:
@@ -507,7 +503,11 @@ def test_a_deployment_collects_readings_only_where_its_data_set_declares_it(own_
     before = {
         name: (own_copy / "build/deployments/mongo" / name).read_text() for name in ("docker-compose.yaml", "users.conf")
     }
-    assert not any("thing" in text for text in before.values())
+    assert not any("thing_collection" in text for text in before.values())
+    users = before["users.conf"].splitlines()
+    publish = {user.split('"')[1]: rights for user, rights in pairwise(users) if 'user: "' in user}
+    # The source publishes readings of an OPC UA server; who collects them is another deployment's affair.
+    assert [name for name, rights in publish.items() if "thing" in rights] == ["dummy_data_generation"]
     (folder / "config_dir").unlink()
     (folder / "config_dir").mkdir()
     (folder / "config_dir" / "dataset.yaml").write_text(COLLECTED)

@@ -284,6 +284,11 @@ def test_two_runs_that_start_at_the_same_moment_get_different_ports() -> None:
     assert len(set(other)) == 2
 
 
+def test_prometheus_and_grafana_are_left_to_docker(tmp_path: Path) -> None:
+    with_both = {"nats": False, "mongodb": False, "mlflow": False, "prometheus": False, "grafana": False}
+    assert [server.name for server in plan(tmp_path, infrastructure=with_both).servers] == ["nats", "mongodb", "mlflow"]
+
+
 def test_the_broker_takes_mqtt_where_a_port_is_set(tmp_path: Path, taken_port: int) -> None:
     assert "COMPLEX_SYSTEM_MQTT_PORT" not in plan(tmp_path).server_environment
     wanted = free_port()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -86,6 +87,15 @@ def test_a_file_with_messages_only_leaves_the_shipped_rules(tmp_path: Path) -> N
     (tmp_path / "alerts.yaml").write_text("rules: []\n" + PLAN)
     assert load_rules(tmp_path) == ()
     assert load_plan(tmp_path / "elsewhere") == MessagePlan()
+
+
+def test_the_example_of_the_documentation_is_valid() -> None:
+    [example] = re.findall(
+        r"```yaml\n(messages:.*?)```", (Path(__file__).parents[2] / "docs/alerts.md").read_text(), re.DOTALL
+    )
+    plan = parse_plan(example)
+    assert (plan.zone, plan.group, len(plan.quiet)) == (BERLIN, 30.0, 2)
+    assert plan.due(at("2026-12-05 12:00:00"), "info") == (at("2026-12-07 06:00"), True), "on Saturday until Monday morning"
 
 
 def test_pauses_double_up_to_five_minutes() -> None:

@@ -201,3 +201,41 @@ def describe_data(
         beside = output.with_name("report.html") if output else None
         report = None if no_report else report or beside
         describe_to(file, target, output, force=force, report=report, out=sys.stdout, err=sys.stderr)
+
+
+@extras_cmd.command("opcua-browse", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def opcua_browse(
+    url: Annotated[str, typer.Argument(help="Address of the server, such as opc.tcp://10.0.0.5:4840.")],
+    machine: Annotated[str, typer.Option(help="Machine that the sensors are of.")] = "machine-1",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write the declaration to; the terminal by default.")
+    ] = None,
+    certificate: Annotated[str, typer.Option(help="Our certificate, where the server asks for one.")] = "",
+    key: Annotated[str, typer.Option(help="Its private key.")] = "",
+) -> None:
+    """List the variables of an OPC UA server as a first opcua.yaml, with their units and present values.
+
+    User and password are those of COMPLEX_SYSTEM_OPCUA_USER and COMPLEX_SYSTEM_OPCUA_PASSWORD. With a certificate, messages are signed
+    and encrypted (Basic256Sha256).
+    """
+    import asyncio
+
+    from complex_system.settings import Settings
+    from complex_system.sources.opcua.browsing import browse, declaration_text
+    from complex_system.sources.opcua.declaration import OpcUaDeclaration
+
+    with errors_of("extras opcua-browse"):
+        if output and output.exists():
+            raise StartError(f"{output} exists already; name another file.")
+        security = f"security: {{certificate: '{certificate}', key: '{key}'}}\n" if certificate or key else ""
+        declaration = OpcUaDeclaration.parse(
+            f"endpoint: {url}\n{security}nodes: [{{node: i=84, machine: root, name: root}}]\n", url
+        )
+        settings = Settings()
+        found = asyncio.run(browse(declaration, settings.opcua_user, settings.opcua_password))
+        text = declaration_text(url, machine, found)
+        if output is None:
+            typer.echo(text, nl=False)
+            return
+        output.write_text(text, encoding="utf-8")
+    typer.echo(f"{output} has {len(found.variables)} variables; delete those that no record needs.")

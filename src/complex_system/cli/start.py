@@ -45,7 +45,9 @@ def run(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which --once gives up.")] = 600.0,
     scenario: Annotated[
         str | None,
-        typer.Option(help="Change the lab after the first champion: shift, noise, missing, concept or new_category."),
+        typer.Option(
+            help="Change the lab after the first champion: shift, noise, missing, concept or new_category; or simulate a plant: plant."
+        ),
     ] = None,
     data: Annotated[str, typer.Option(help="Run on this file of records, or on a data set that ships: lab, films.")] = "",
     target: Annotated[str, typer.Option(help="Column of --data to predict; the last numeric column by default.")] = "",

@@ -25,7 +25,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.record_time import time_writer
 
 MAX_SHOWN = 100
-"""Waiting records that are listed."""
+"""Waiting records and warnings that are listed."""
 
 
 class Collector:
@@ -53,6 +53,7 @@ class Collector:
         else:
             self._maker = Windows(collecting, dataset, self._sensors, self._returned)
         self._columns = {name: dataset.column(name) for name in collecting.columns}
+        self._of_machine = [name for name, each in collecting.columns.items() if each.take == "machine"]
         self._time_of = time_writer(dataset) if dataset.time and dataset.time.column not in self._columns else None
         self._next_sequence = earlier.sequence
         self._checkpoint = earlier
@@ -122,13 +123,14 @@ class Collector:
     def warnings(self) -> list[str]:
         """Return what people have to know: readings that cannot be used, sensors whose clocks are wrong, keys that are none."""
         made = [
-            f"{each.machine}.{each.name}: {each.refused} readings are not used; the last one because {each.problem}."
+            f"{each.machine}.{each.name}: readings that are not used: {each.refused}; the last one because {each.problem}."
             for each in self._sensors.all
             if each.refused
         ]
         made += self._maker.warnings(self._clock)
+        made = made[:MAX_SHOWN]
         if self._maker.refused:
-            made.append(f"{self._maker.refused} records were not made; the last one: {self._maker.problem}.")
+            made.append(f"Readings that make no record: {self._maker.refused}; the last one because {self._maker.problem}.")
         if self._sensors.unknown:
             made.append(f"{self._sensors.unknown} readings are of more sensors than are told apart, and are not used.")
         return made
@@ -139,6 +141,7 @@ class Collector:
         values: dict[str, Any] = {name: fitting(value, self._columns[name]) for name, value in made.values.items()}
         for name, value in self._returned.lags(opened.time, opened.machine).items():
             values[name] = fitting(value, self._columns[name])
+        values |= dict.fromkeys(self._of_machine, opened.machine or None)
         missing = tuple(name for name in self._columns if values[name] is None)
         sources = tuple(values[name] for name in self._returned.sources)
         self._returned.add(Earlier(opened.time, opened.key, opened.machine, sources))

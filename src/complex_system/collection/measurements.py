@@ -16,7 +16,16 @@ from complex_system.collection.results import SECOND
 from complex_system.collection.returned import Returned
 from complex_system.collection.sensors import Batch, Sensors
 from complex_system.collection.series import Series, Values
-from complex_system.collection.windows import NO_TIMES, NO_VALUES, Made, Opened, add_readings, problem_of_key, windowed
+from complex_system.collection.windows import (
+    NO_TIMES,
+    NO_VALUES,
+    OF_PROCESS,
+    Made,
+    Opened,
+    add_readings,
+    problem_of_key,
+    windowed,
+)
 from complex_system.domain.collecting import Collecting
 from complex_system.domain.dataset import Dataset
 
@@ -74,8 +83,10 @@ class Measurements:
             if problem := problem_of_key(key):
                 self.refused += len(rows)
                 self.problem = f"a reading's measurement_id cannot be a key: {problem}"
-            elif key not in self._returned:
+            elif (time := self._returned.time_of(key)) is None:
                 ended += self._take(key, np.array(rows), batch)
+            else:
+                self._refuse_later(key, time, batch.times[rows])
         yield from self._complete(ended, clock - 1)
 
     def due(self, clock: int) -> Iterator[Made]:
@@ -100,8 +111,7 @@ class Measurements:
         """Return the measurements that take too long, as sentences."""
         long = [key for key, each in self._open.items() if clock - each.first_clock > self._longest // 4]
         return [
-            f"measurement_id '{key}' goes on and on. FastIoT gives all values of a producer's process the same one; the producer has "
-            "to set it for each measurement, or 'record' has to be declared 'on' something else."
+            f"measurement_id '{key}' goes on and on. {OF_PROCESS}; otherwise declare 'record' on a thing or a period."
             for key in [*self.endless, *long]
         ]
 
@@ -109,20 +119,37 @@ class Measurements:
         """Add readings to their measurement; return it where a gap among them says that it has ended."""
         clocks = batch.clocks[rows]
         if key in self.endless:
-            if clocks[0] - self.endless[key] <= self._wait:
+            gaps = self._gaps(clocks, self.endless[key])
+            if not len(gaps):
                 self.endless[key] = int(clocks[-1])
                 return []
             del self.endless[key]
+            rows, clocks = rows[gaps[0] :], clocks[gaps[0] :]
         made = self._open.get(key)
         if made is None:
             time, clock = int(batch.times[rows[0]]), int(clocks[0])
             opened = Opened(key, time, 0, "", key, int(batch.sequences[rows[0]]), clock)
             made = self._open[key] = _Measurement(opened, clock, clock, time)
-        gaps = np.flatnonzero(np.diff(clocks, prepend=made.last_clock) > self._wait)
+        gaps = self._gaps(clocks, made.last_clock)
         taken = rows[: gaps[0]] if len(gaps) else rows
         if len(taken):
             self._add(made, taken, batch)
-        return [made] if len(gaps) and key in self._open else []
+        if not len(gaps):
+            return []
+        if key not in self._open:
+            return self._take(key, rows[gaps[0] :], batch)
+        self._refuse_later(key, made.opened.time, batch.times[rows[gaps[0] :]])
+        return [made]
+
+    def _refuse_later(self, key: str, time: int, times: Times) -> None:
+        """Count what a measurement went on with after its record was made; what was repeated only is older."""
+        if later := int((times > time).sum()):
+            self.refused += later
+            self.problem = f"measurement_id '{key}' goes on after a pause longer than 'wait' made its record; {OF_PROCESS}"
+
+    def _gaps(self, clocks: Times, before: int) -> npt.NDArray[np.intp]:
+        """Return where readings come more than the waiting time after the one before."""
+        return np.flatnonzero(np.diff(clocks, prepend=before) > self._wait)
 
     def _add(self, made: _Measurement, rows: npt.NDArray[np.int64], batch: Batch) -> None:
         add_readings(made.series, self._sensors, batch, rows, keep=lambda _: _FOREVER)

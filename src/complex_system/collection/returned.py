@@ -37,13 +37,17 @@ class Returned:
         self.sources = tuple(dict.fromkeys(column.column for column in self._lags.values()))
         self._reach = max((column.lag or column.records or 0 for column in self._lags.values()), default=0)
         self._over = max((round(float(column.over or 0) * SECOND) for column in self._lags.values()), default=0)
-        self._keys: set[str] = set()
+        self._keys: dict[str, int] = {}
         self._of_machine: dict[str, list[Earlier]] = {}
         for each in earlier:
             self.add(each)
 
     def __contains__(self, key: str) -> bool:
         return key in self._keys
+
+    def time_of(self, key: str) -> int | None:
+        """Return the time of a record, microseconds since 1970; None where it is not remembered."""
+        return self._keys.get(key)
 
     def __iter__(self) -> Iterator[Earlier]:
         return itertools.chain.from_iterable(self._of_machine.values())
@@ -60,7 +64,7 @@ class Returned:
     def add(self, record: Earlier) -> None:
         """Remember a record, and forget what neither repetitions nor lags need."""
         mine = self._of_machine.setdefault(record.machine, [])
-        self._keys.add(record.key)
+        self._keys[record.key] = record.time
         bisect.insort(mine, record, key=_place)
         while len(self._keys) > REMEMBERED and len(mine) > self._reach and mine[0].time < mine[-1].time - self._over:
             self._forget(mine)
@@ -69,7 +73,7 @@ class Returned:
 
     def _forget(self, records: list[Earlier]) -> None:
         first = records.pop(0)
-        self._keys.discard(first.key)
+        self._keys.pop(first.key, None)
         self.forgotten[first.machine] = max(first.time, self.forgotten.get(first.machine, first.time))
 
     def lags(self, time: int, machine: str) -> dict[str, Any]:

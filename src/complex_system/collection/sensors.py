@@ -71,6 +71,7 @@ class _Table:
         self.refused = np.array([bool(channel.conversion.problem) for channel in channels])
         self.used = np.array([each.used for each in of])
         self.text = np.array([each.text or each.makes_records for each in of])
+        self.makes_records = np.array([each.makes_records for each in of])
         self.number = np.array([each.number for each in of])
 
 
@@ -154,7 +155,7 @@ class Sensors:
         needed = [
             (column, each)
             for column, each in self._collecting.columns.items()
-            if each.name == name and each.machine in ("", machine)
+            if name and each.name == name and each.machine in ("", machine)
         ]
         sensor.columns = tuple(column for column, _ in needed)
         for column, each in needed:
@@ -199,6 +200,8 @@ class Sensors:
         as_texts = self._table.text[places] | (np.isnan(numbers) & ~self._table.number[places])
         for row in np.flatnonzero(as_texts).tolist():
             texts[row] = text_of(values[row])
+        for row in np.flatnonzero(self._table.makes_records[places]).tolist():
+            texts[row] = texts[row] or ""  # its coming makes the record, whatever it says
         return numbers, texts
 
     def _good(

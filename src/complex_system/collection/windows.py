@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from complex_system.collection.aggregates import is_text, look_back, of_readings
 from complex_system.collection.readings import Times
-from complex_system.collection.results import SECOND
+from complex_system.collection.results import SECOND, datetime_of
 from complex_system.collection.returned import Returned
 from complex_system.collection.sensors import Batch, Sensor, Sensors, has_text
 from complex_system.collection.series import Series, Values
@@ -23,6 +23,7 @@ from complex_system.domain.collecting import CollectedColumn, Collecting
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.keys import MAX_KEY, uuid7
 
+OF_PROCESS = "FastIoT gives all values of a process the same measurement_id unless the producer sets it for each measurement"
 NO_TIMES: Times = np.empty(0, dtype=np.int64)
 NO_VALUES: Values = np.empty(0, dtype=np.float64)
 
@@ -165,13 +166,21 @@ class Windows:
         return []
 
     def _opened_by(self, batch: Batch) -> Iterator[Opened]:
-        found: set[str] = set()
+        found: dict[str, int] = {}
         for opened in self._things(batch) if self._rule.trigger.by == "thing" else self._periods(batch):
-            if opened.key in found or opened.key in self._open or opened.key in self._returned:
-                continue
-            if not self._returned.is_forgotten(opened.machine, opened.time):
-                found.add(opened.key)
+            key, open_now = opened.key, self._open.get(opened.key)
+            before = found.get(key, self._returned.time_of(key) if open_now is None else open_now.time)
+            if before is None and not self._returned.is_forgotten(opened.machine, opened.time):
+                found[key] = opened.time
                 yield opened
+            elif before is not None and before != opened.time:
+                self._refuse_twice(opened, before)
+
+    def _refuse_twice(self, opened: Opened, before: int) -> None:
+        of_process = f"; {OF_PROCESS}" if self._rule.key == "measurement_id" else ""
+        self.refused += 1
+        at = f"{datetime_of(before):%d.%m.%Y %H:%M:%S}"
+        self.problem = f"its {self._rule.key} '{opened.key}' is the key of the record of {at}{of_process}"
 
     def _things(self, batch: Batch) -> Iterator[Opened]:
         makes = np.array([each.makes_records for each in self._sensors.all])
@@ -183,7 +192,7 @@ class Windows:
             )
             if problem := problem_of_key(key):
                 self.refused += 1
-                self.problem = f"{sensor.machine}.{sensor.name}: its {self._rule.key} cannot be a key: {problem}"
+                self.problem = f"the {self._rule.key} of {sensor.machine}.{sensor.name} cannot be a key: {problem}"
                 continue
             due = max(time, clock) + self._wait
             yield Opened(key, time, due, sensor.machine, batch.measurement_ids[row], int(batch.sequences[row]), clock)

@@ -25,7 +25,7 @@ from complex_system.domain.things import Trigger, covers, is_pattern, overlap, s
 from complex_system.domain.validation import FaultsError, suggestion
 from complex_system.domain.yaml_reader import Fault
 
-Take = Literal["last", "first", "mean", "median", "min", "max", "std", "slope", "count", "share"]
+Take = Literal["last", "first", "mean", "median", "min", "max", "std", "slope", "count", "share", "machine"]
 MAX_RECORDS = 1000
 """Earlier records that a lag or a rolling feature may go back."""
 
@@ -49,7 +49,10 @@ class CollectedColumn(Declared):
 
     machine: str = Field("", description="Machine of the sensor; by default the machine that the record is of")
     name: str = Field("", description="Name of the sensor")
-    take: Take = Field("last", description="How one value is made of several; share: the part of the time in a state")
+    take: Take = Field(
+        "last",
+        description="How one value is made of several; share: the part of the time in a state; machine: the name of the record's",
+    )
     over: float | str | None = Field(
         None, description="How far back the readings, or the earlier records, go: seconds, or a text such as 10s, 5 min, 1h"
     )
@@ -75,8 +78,17 @@ class CollectedColumn(Declared):
     def _consistent(cls, values: dict[str, Any]) -> dict[str, Any]:
         found: list[Fault] = []
         earlier = [key for key in ("lag", "records") if values[key] is not None]
+        if values["take"] == "machine":
+            if others := [key for key in values if key != "take" and values[key] not in (None, "")]:
+                raise ValueError(f"take: machine is the name of the record's machine; leave {', '.join(others)} out")
+            return values
         if bool(values["name"]) == bool(values["column"]):
             raise ValueError("needs either the name of a sensor, or the column whose earlier values are taken")
+        found += [
+            ((key,), f"'{values[key]}' names several; write one, or leave machine out for the machine that the record is of")
+            for key in ("machine", "name")
+            if {"*", ">"} & {*values[key].split(".")}
+        ]
         if values["over"] == 0:
             found.append((("over",), "must be larger than 0"))
         if values["column"]:
@@ -257,6 +269,10 @@ def _contradictions(
         at = ("columns", name)
         if each.column:
             found += [(at, problem) for problem in _problems_of_earlier(name, each, columns, label)]
+            continue
+        if each.take == "machine":
+            if not trigger.thing and not any(one.name and not one.machine for one in columns.values()):
+                found.append((at, "records are of several machines: every column names its own"))
             continue
         if each.machine and not any(covers(one, thing_name(each.machine, each.name)) for one in things):
             found.append((at, f"'things' does not include {each.machine}.{each.name}; add it"))

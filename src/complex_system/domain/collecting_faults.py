@@ -90,6 +90,9 @@ def _different_units(collecting: Collecting, columns: Mapping[str, Column]) -> I
 def _problems_of_column(collected: CollectedColumn, column: Column, columns: Mapping[str, Column]) -> Iterator[str]:
     if column.type in LISTS:
         yield f"is a {column.type}, which readings cannot make"
+    elif collected.take == "machine":
+        if column.type not in ("category", "text"):
+            yield f"take: machine makes a text, and the column is a {column.type}; declare it a category of all machines"
     elif collected.take not in _CHOOSES and column.type not in ("number", "integer"):
         yield f"take: {collected.take} makes a number, and the column is a {column.type}"
     elif collected.take not in (*_CHOOSES, "count") and column.type == "integer":
@@ -112,3 +115,5 @@ def _problems_of_column(collected: CollectedColumn, column: Column, columns: Map
         and collected.take not in ("last", "first", "count")
     ):
         yield f"take: {collected.take} needs numbers, and column '{collected.column}' is a {source.type}"
+    elif source is not None and collected.take in ("last", "first") and source.type != column.type:
+        yield f"takes values of column '{collected.column}', which is a {source.type}, and is a {column.type}"

@@ -24,7 +24,9 @@ from complex_system.local.live import make_display
 from complex_system.local.logs import StatusFile, logging_to
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan, run_directory
 from complex_system.local.processes import MARK, stop_leftovers
-from complex_system.local.scenario import ScenarioDemo, scenario_environment
+from complex_system.local.scenario import PLANT, ScenarioDemo, scenario_environment
+from complex_system.local.servers import NatsServer
+from complex_system.local.servers.plant import PlantServer
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
 
@@ -79,7 +81,9 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
         ComplexSystemError: The run cannot begin: another one is at work, or the deployment or the data are not valid.
     """
     directory = run_directory(deployment.name, root)
-    variables = {**options.variables, **scenario_environment(options.scenario, deployment.environment)}
+    variables = {**scenario_environment(options.scenario, deployment.environment), **options.variables}
+    if options.scenario == PLANT:
+        variables = {**_plant_options(deployment, directory, options), **variables}
     chosen = _choose_data(deployment, directory, options, say) if options.data else None
     if chosen:
         variables = {**chosen.options, **variables}
@@ -91,6 +95,8 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
         if chosen and chosen.keyless:
             chosen.remember_file(directory)
         plan = make_plan(_with_collection(deployment, variables), directory, variables, locked=options.locked)
+        if options.scenario == PLANT:
+            plan = _with_plant(plan, int(variables[PlantServer.port_variable]))
         client_file = directory / CLIENT_FILE
         client_file.unlink(missing_ok=True)
         try:
@@ -102,6 +108,23 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
             raise StartError(f"The folder {directory} cannot be written: {error.strerror or error}.") from error
         with logging_to(plan.logs / "runner.log", plan.settings):
             return asyncio.run(Run(plan, options, left).main())
+
+
+def _plant_options(deployment: Deployment, directory: Path, options: RunOptions) -> Mapping[str, str]:
+    from complex_system.local.plant.demo import plant_options  # and with it asyncua
+
+    if options.data:
+        raise StartError("The scenario plant has data of its own; leave out --data.")
+    folder = directory.parent / "data_sets" / f"plant-{deployment.name}"
+    return plant_options(folder, {**os.environ, **deployment.environment, **options.variables})
+
+
+def _with_plant(plan: Plan, port: int) -> Plan:
+    broker = next((server for server in plan.servers if isinstance(server, NatsServer)), None)
+    if broker is None:
+        raise StartError("The scenario plant needs a broker that fiot run starts; leave out FASTIOT_NATS_HOST.")
+    plant = PlantServer(plan.directory / "plant", plan.logs, port, broker=broker, seed=plan.settings.seed)
+    return replace(plan, servers=(*plan.servers, plant))
 
 
 def _with_collection(deployment: Deployment, options: Mapping[str, str]) -> Deployment:
@@ -196,7 +219,7 @@ class Run:
                 await cycle.run()
                 if self._options.scenario is not None:
                     self.state.phase = "running"
-                    self._demo = ScenarioDemo(self._options.scenario, self.state, self._connected)
+                    self._demo = self._make_demo(self._options.scenario)
                     await self._demo.run()
         except StepFailedError as error:
             if once:
@@ -213,6 +236,13 @@ class Run:
         self.state.note("running; Ctrl-C stops everything")
         await asyncio.Event().wait()
         return ""
+
+    def _make_demo(self, scenario: str) -> ScenarioDemo:
+        if scenario == PLANT:
+            from complex_system.local.plant.demo import PLANT_STEPS, PlantDemo
+
+            return PlantDemo(scenario, self.state, self._connected, PLANT_STEPS)
+        return ScenarioDemo(scenario, self.state, self._connected)
 
     async def _watch(self, supervisor: Supervisor) -> None:
         if "nats" not in self.state.infrastructure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,16 @@ QUICK = {
 }
 """Settings with which a scenario takes minutes, for those that the environment does not set."""
 
+PLANT = "plant"
+PLANT_QUICK = {
+    **QUICK,
+    "COMPLEX_SYSTEM_RECORDS": "200",
+    "COMPLEX_SYSTEM_MIN_LABELLED": "150",
+    "COMPLEX_SYSTEM_LIGHTGBM_TRIALS": "8",
+    "COMPLEX_SYSTEM_EPOCHS": "100",
+}
+"""The same with the simulated plant, which makes two parts a second: records that the run waits for, and labels for a training."""
+
 POLL = 0.5
 """Seconds between two looks at the figures of monitoring."""
 ENOUGH_PAIRS = 100
@@ -76,27 +86,31 @@ def scenario_environment(name: str | None, environment: Mapping[str, str]) -> di
     """
     if name is None:
         return {}
-    if name not in STEPS:
-        raise StartError(f"There is no scenario '{name}'; there are {', '.join(STEPS)}.")
+    if name not in (*STEPS, PLANT):
+        raise StartError(f"There is no scenario '{name}'; there are {', '.join((*STEPS, PLANT))}.")
     rules = str(resources.files("complex_system.monitoring.alerts") / "alerts-quick.yaml")
     known = {**os.environ, **environment}
-    return {variable: value for variable, value in {**QUICK, RULES: rules}.items() if not known.get(variable)}
+    quick = {**(PLANT_QUICK if name == PLANT else QUICK), RULES: rules}
+    return {variable: value for variable, value in quick.items() if not known.get(variable)}
 
 
 class ScenarioDemo:
     """Begins the scenario once the first champion serves, and notes each step as it happens."""
 
-    def __init__(self, name: str, state: RunState, client: Callable[[], Awaitable[SystemClient]]) -> None:
+    def __init__(
+        self, name: str, state: RunState, client: Callable[[], Awaitable[SystemClient]], steps: Sequence[str] = ()
+    ) -> None:
         """Prepare the demo.
 
         Args:
             name: Name of the scenario.
             state: State of the run; the steps are noted there.
             client: Returns the connection to the broker, once there is one.
+            steps: The expected steps; by default those of the lab's scenario of that name.
         """
         self._state = state
         self._client = client
-        self._scenario = ScenarioProgress(name, [ScenarioStep(step) for step in STEPS[name]])
+        self._scenario = ScenarioProgress(name, [ScenarioStep(step) for step in steps or STEPS[name]])
         state.scenario = self._scenario
 
     @property

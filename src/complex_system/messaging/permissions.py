@@ -13,7 +13,6 @@ from typing import Any
 
 from complex_system.messaging import mqtt, readings, subjects
 from complex_system.messaging.ingest.streams import CONSUMER, DEAD_STREAM, STREAM
-from complex_system.messaging.ingest.thing_publisher import THINGS
 from complex_system.messaging.lease import bucket_of
 from complex_system.messaging.subjects import DEAD_RAW, INGEST_RAW
 from complex_system.protocol import collection, database, documents, operations, promotion, serving, training, trial
@@ -131,7 +130,7 @@ SERVICES: Mapping[str, ServiceSubjects] = {
         answers=(operations.SET_SCENARIO, operations.GET_SCENARIO),
         asks=(subjects.SAVE_RAW, documents.SAVE_DOCUMENTS, documents.GET_DOCUMENTS),
         announces=(operations.SCENARIO_CHANGED,),
-        jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", f"{THINGS}.>", *_leases("dummy_data_generation")),
+        jetstream=(f"{INGEST_RAW.name}.dummy_data_generation", f"{readings.FASTIOT}.>", *_leases("dummy_data_generation")),
     ),
     "ml_lightgbm_regression_mlflow": _TRAINER,
     "ml_pytorch_regression_mlflow": _TRAINER,

@@ -27,6 +27,7 @@ from nats.js.api import (
     DeliverPolicy,
     DiscardPolicy,
     KeyValueConfig,
+    PersistMode,
     RetentionPolicy,
     StorageType,
     StreamConfig,
@@ -136,7 +137,7 @@ class ReadingStream:
             name=STREAM, subjects=self._subjects, retention=RetentionPolicy.LIMITS, discard=DiscardPolicy.OLD,
             discard_new_per_subject=False, max_msgs_per_subject=-1, max_msgs=-1, max_bytes=settings.collect_bytes,
             max_age=settings.collect_age, duplicate_window=min(120.0, settings.collect_age), storage=StorageType.FILE,
-            num_replicas=settings.ingest_replicas,
+            num_replicas=settings.ingest_replicas, persist_mode=None if settings.collect_durable else PersistMode.ASYNC,
         )  # fmt: skip
         try:
             await ensure_stream(self._context, wanted)

@@ -243,11 +243,12 @@ class ModelWindows:
 
     def metrics(self) -> dict[str, ServedMetrics]:
         """Return the metrics of every service, each over the windows of the model that it answered with last."""
-        return {service: self._metrics(served, self._of(served)) for service, served in [*self._newest.items()]}
+        return {service: self._metrics(served) for service, served in self._newest.items()}
 
     def shadows(self) -> list[ServedMetrics]:
         """Return the metrics of the challengers that predicted the same requests, the newest first."""
-        return [self._metrics(served, windows) for served, windows in reversed(self._windows.items()) if served.shadow]
+        # Reading moves a model to the end, where it is the last to be dropped; from the oldest on, the order stays as it is.
+        return [self._metrics(served) for served in [*self._windows] if served.shadow][::-1]
 
     def kept(self) -> KeptWindows:
         """Return the newest pairs of all windows, for the next process."""
@@ -265,7 +266,8 @@ class ModelWindows:
         for served in kept.newest:
             self._newest.setdefault(served.service, served)
 
-    def _metrics(self, served: Served, windows: _Windows) -> ServedMetrics:
+    def _metrics(self, served: Served) -> ServedMetrics:
+        windows = self._of(served)
         origin, found = windows.decisive, {origin: errors.metrics() for origin, errors in windows.errors.items()}
         window, latency = windows.errors.get(origin, ErrorWindow(0)), windows.latency
         by, performance = served._replace(origin=origin), found.get(origin, {"count": 0.0})

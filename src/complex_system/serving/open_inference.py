@@ -11,7 +11,7 @@ from complex_system.serving.engine import PredictionResult
 from complex_system.serving.models.predictor import Predictor
 from complex_system.serving.requests.batch import Batch
 from complex_system.serving.requests.reader import BatchReader
-from complex_system.serving.requests.tensors import InferenceRequest, datatype_of, inference_batch
+from complex_system.serving.requests.tensors import InferenceRequest, RequestedOutput, datatype_of, inference_batch
 from complex_system.serving.requests.wanted import INTERVAL, LOWER, UPPER, WARNINGS, Wanted, wanted_of
 
 SERVER = "complex-system"
@@ -50,13 +50,15 @@ def requested_batch(request: InferenceRequest, reader: BatchReader) -> Batch:
         TooLargeError: There are too many records.
     """
     batch = inference_batch(request, reader)
-    batch.wanted = wanted_of(request.parameters or {})
-    _check_outputs(request, batch.wanted)
+    if request.parameters:
+        batch.wanted = wanted_of(request.parameters)
+    if request.outputs:
+        _check_outputs(request.outputs, batch.wanted)
     return batch
 
 
-def _check_outputs(request: InferenceRequest, wanted: Wanted) -> None:
-    named = [output.name for output in request.outputs or ()]
+def _check_outputs(outputs: list[RequestedOutput], wanted: Wanted) -> None:
+    named = [output.name for output in outputs]
     if len(set(named)) < len(named):  # an answer could have any size
         raise InvalidRequestError("An output is named more than once.")
     for name in named:

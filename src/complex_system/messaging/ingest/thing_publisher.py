@@ -16,12 +16,11 @@ from nats.js.errors import APIError, NoStreamResponseError
 
 from complex_system.background import run_concurrently
 from complex_system.messaging.connection import ServiceConnection
+from complex_system.messaging.readings import FASTIOT
 from complex_system.messaging.things import serialize_to_bin, thing_of
 
 log = logging.getLogger(__name__)
 
-THINGS = "v1.thing"
-"""First part of the subjects that FastIoT publishes Things on; machine and name follow."""
 IN_FLIGHT = 64
 """Readings that are published and not acknowledged yet."""
 _SECONDS = 5.0
@@ -71,7 +70,7 @@ class ThingPublisher:
             "timestamp": at,
             "unit": unit,
         }
-        self._queue.append((f"{THINGS}.{machine}.{name}", serialize_to_bin(Thing, thing_of(fields))))
+        self._queue.append((f"{FASTIOT}.{machine}.{name}", serialize_to_bin(Thing, thing_of(fields))))
         self._empty.clear()
         self._filled.set()
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 1000
 """Messages of a receiver that wait while it is away; then the oldest are dropped."""
+SEND_SECONDS = 120.0
+"""Seconds after which a receiver counts as away that neither takes nor refuses a message."""
 KEEP_SECONDS = 2.0
 """Seconds that the database gets to keep the id of a message before it is sent all the same."""
 
@@ -40,7 +42,8 @@ class _Waiting(NamedTuple):
 class Delivery:
     """Sends what waits. Its methods run in the event loop; sending blocks a thread of its own.
 
-    A message keeps its id in every repetition: where a process ends between sending and noting that, the next one sends it again.
+    An alert and the id of its message are in the database before it is sent, unless that is away. So where a process ends between
+    sending and noting that, the next one sends the message again with the same id.
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class Delivery:
             message_id = self._id_of(channel, told)
             for each in told:
                 self._note(channel.name, _entry(each), id=message_id)
-            if channel.for_people and self._persist is not None:
+            if self._persist is not None:
                 with contextlib.suppress(
                     ComplexSystemError, TimeoutError
                 ):  # the news that the database is away must go out, too
@@ -191,13 +194,12 @@ class Delivery:
                         await self._persist()
             told = [Told(each.alert, replace(each.message, id=message_id)) for each in told]
         attempts = told[0].message.attempts + 1
-        try:
-            await run(lambda: channel.send(told), channel.name)
-        except NotDeliveredError as error:
-            if error.for_good:
-                for each in told:
-                    self._give_up(channel, _entry(each), "refused", error.problem)
-                return True
+        error = await _attempt(channel, told)
+        if error is not None and error.for_good:
+            for each in told:
+                self._give_up(channel, _entry(each), "refused", error.problem)
+            return True
+        if error is not None:
             pause = pause_after(attempts)
             log.warning("The receiver %s did not take an alert: %s. Again in %g s.", channel.place, error.problem, pause)
             for each in told:
@@ -234,6 +236,18 @@ class Delivery:
             return replace(alert, messages=tuple(messages))
 
         self._change(entry.key, changed)
+
+
+async def _attempt(channel: Channel, told: Sequence[Told]) -> NotDeliveredError | None:
+    """Send a message in a thread; return why the receiver does not have it."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await run(lambda: channel.send(told), channel.name)
+    except NotDeliveredError as error:
+        return error
+    except TimeoutError:
+        return NotDeliveredError(f"no answer within {SEND_SECONDS:g} s")
+    return None
 
 
 def _is(message: SentMessage, channel: str, event: Kind) -> bool:

@@ -57,7 +57,8 @@ def inference_request(message: pb.ModelInferRequest) -> InferenceRequest:
         )
     inputs = []
     for place, tensor in enumerate(message.inputs):
-        if raws and tensor.contents.ByteSize():  # MLServer's client sends empty ones, too
+        # MLServer's client sends empty contents, too.
+        if raws and tensor.HasField("contents") and tensor.contents.ByteSize():
             raise InvalidRequestError(
                 f"The input '{tensor.name[:60]}' has contents beside the request's raw_input_contents; send one of them."
             )
@@ -95,7 +96,7 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any] |
 
 
 def inference_response(
-    message: pb.ModelInferRequest, request: InferenceRequest, result: PredictionResult, request_id: str
+    message: pb.ModelInferRequest, request: InferenceRequest, result: PredictionResult
 ) -> pb.ModelInferResponse:
     """Return the answer.
 
@@ -103,10 +104,9 @@ def inference_response(
         message: What was asked.
         request: The same as it was read.
         result: The predictions.
-        request_id: Where the request has none.
     """
     model = result.model
-    answer = pb.ModelInferResponse(model_name=message.model_name, model_version=model.version, id=request.id or request_id)
+    answer = pb.ModelInferResponse(model_name=message.model_name, model_version=model.version, id=message.id)
     answer.parameters["pipeline_version"].string_param = model.pipeline_version
     answer.parameters["registered_name"].string_param = model.name
     values = output_values(result)

@@ -18,7 +18,6 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from complex_system import __version__, tracing
-from complex_system.domain.keys import new_key
 from complex_system.errors import (
     ComplexSystemError,
     InternalError,
@@ -277,7 +276,7 @@ class GrpcServer:
         result = await engine.predict_batch(batch, predictor, live=is_live, origin=origin)
         if result.outside:
             call.trailers.append((OUTSIDE, outside_header(result.outside)))
-        answer: pb.ModelInferResponse = await off_loop(batch.size, inference_response, message, request, result, new_key())
+        answer: pb.ModelInferResponse = await off_loop(batch.size, inference_response, message, request, result)
         return answer
 
     async def _find(self, name: str, version: str, call: Call) -> Predictor:

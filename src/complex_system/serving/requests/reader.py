@@ -148,7 +148,7 @@ class BatchReader:
         """Read columns by name, all of the same length. Optional columns may be missing.
 
         Args:
-            columns: The columns; numbers and booleans may be typed, with null for a missing value.
+            columns: The columns; those without lists may be typed, with null for a missing value.
             scoring: Whether undeclared ones are treated as MLflow treats them.
 
         Raises:
@@ -165,6 +165,9 @@ class BatchReader:
         if not 0 < size <= self.max_records:
             raise self.bad_size(size)
         columns = self.names.readable_columns(columns, scoring=scoring)
+        for check in self._columns:
+            if check.has_meanings and check.name in columns:
+                columns = {**columns, check.name: check.meant(columns[check.name])}
         known = self._ignore_unknown or set(columns) <= set(self._types)
         if size > FEW_RECORDS and known and self._required <= set(columns):
             try:
@@ -244,7 +247,12 @@ class BatchReader:
 
 
 class _ColumnCheck:
-    """Accepts good values of one column fast and refuses others without a message; the check of the records finds that."""
+    """Accepts good values of one column fast and refuses others without a message; the check of the records finds that.
+
+    Attributes:
+        name: Of the column.
+        has_meanings: Whether it is optional and has values that are not meant as they are written.
+    """
 
     def __init__(self, name: str, kind: Any, column: Column | None, *, required: bool) -> None:
         """Make a check.
@@ -258,14 +266,31 @@ class _ColumnCheck:
         self.name = name
         self._kind = kind
         # numpy and polars accept a boolean as a number, and with mixed types more than that; the record check does not.
-        self._required = required
         allowed: set[type] = {float, int} if kind == pl.Float64 else {bool} if kind == pl.Boolean else {str}
         self._allowed = allowed if required else {*allowed, type(None)}
         # Values that need more than a look at their types are checked record by record.
         self._whole = column is not None and column.type == "integer"
         self._simple = column is None or not (self._whole or column_type(column).is_list)
+        self._required = required
         self._min_length, self._max_length = (1, MAX_KEY) if name == ID else (0, MAX_TEXT)
-        self._suspects = frozenset[Any]() if column is None else suspects(column)
+        self._meanings = {} if column is None else {value: column.read(value) for value in suspects(column)}
+        self.has_meanings = bool(self._meanings) and not required
+
+    def meant(self, values: Sequence[Any] | pl.Series) -> Sequence[Any] | pl.Series:
+        """Return the values as they are meant (``Column.read``), as far as a look-up tells; others are left to the check."""
+        if not isinstance(values, pl.Series):
+            try:
+                if self._meanings.keys().isdisjoint(values):
+                    return values
+                return [self._meanings.get(value, value) for value in values]
+            except TypeError:  # a list among them
+                return values
+        if values.dtype != self._kind or not (has_meaning := values.is_in(list(self._meanings))).any():
+            return values
+        others = {written: value for written, value in self._meanings.items() if value is not None}
+        if not others:
+            return values.set(has_meaning, None)
+        return values.set(has_meaning & ~values.is_in(list(others)), None).replace(others)
 
     def series(self, columns: Mapping[str, Sequence[Any] | pl.Series], size: int) -> pl.Series:
         """Return the column's values as a typed series, null for each where it is missing.
@@ -277,9 +302,13 @@ class _ColumnCheck:
         if given is None:
             return pl.Series(self.name, [None], self._kind).new_from_index(0, size)
         if isinstance(given, pl.Series):
-            return self._typed(given)
-        self._types_of(given)
-        series = pl.Series(self.name, given, self._kind, strict=True)
+            series = self._typed(given)
+        else:
+            if not self._simple or not set(map(type, given)) <= self._allowed:
+                raise TypeError(self.name)
+            if self._required and not self._meanings.keys().isdisjoint(given):
+                raise TypeError(self.name)
+            series = pl.Series(self.name, given, self._kind, strict=True)
         if self._kind == pl.Float64 and not series.is_finite().all():
             raise ValueError(self.name)
         if self._kind == pl.String and not series.str.len_chars().is_between(self._min_length, self._max_length).all():
@@ -287,20 +316,11 @@ class _ColumnCheck:
         return series
 
     def _typed(self, given: pl.Series) -> pl.Series:
-        if self._kind not in (pl.Float64, pl.Boolean) or (given.dtype == pl.Boolean) != (self._kind == pl.Boolean):
+        series = given.alias(self.name)
+        if series.dtype != self._kind or not (self._simple or self._whole):
             raise TypeError(self.name)
-        series = given.cast(self._kind).alias(self.name)
-        is_good = not (self._required and series.null_count())
-        if self._kind == pl.Float64:
-            is_good &= series.is_finite().all() and not (self._suspects and series.is_in(self._suspects).any())
-            if self._whole:
-                is_good &= ((series.abs() <= LARGEST_INTEGER) & (series == series.round())).all()
-        if not is_good:
+        if self._required and (series.null_count() or (self._meanings and series.is_in(list(self._meanings)).any())):
+            raise ValueError(self.name)
+        if self._whole and not ((series.abs() <= LARGEST_INTEGER) & (series == series.round())).all():
             raise ValueError(self.name)
         return series
-
-    def _types_of(self, values: Sequence[Any]) -> set[type]:
-        found = set(map(type, values))
-        if not self._simple or not found <= self._allowed or not self._suspects.isdisjoint(values):
-            raise TypeError(self.name)
-        return found

@@ -12,6 +12,8 @@ from struct import Struct, error
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from complex_system.errors import InvalidRequestError
@@ -31,6 +33,7 @@ ITEM_TYPES = {
     "FP64": "<f8",
 }
 """numpy's type of an element, by the protocol's datatype; BYTES has no fixed size."""
+_ITEM_BYTES = {datatype: np.dtype(item).itemsize for datatype, item in ITEM_TYPES.items()}
 _PREFIX = Struct("<I")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -83,10 +86,10 @@ def require_bytes(name: str, datatype: str, data: memoryview, count: int) -> Non
                 f"The input '{name}' has {len(data)} bytes, and the lengths alone of {count} elements need {4 * count}."
             )
         return
-    item = ITEM_TYPES.get(datatype)
+    item = _ITEM_BYTES.get(datatype)
     if item is None:
         raise InvalidRequestError(f"The input '{name}' has the unknown datatype '{datatype[:20]}'.")
-    if (needed := count * np.dtype(item).itemsize) != len(data):
+    if (needed := count * item) != len(data):
         raise InvalidRequestError(
             f"The input '{name}' has {len(data)} bytes where {count} elements of {datatype} need {needed}."
         )
@@ -133,6 +136,43 @@ def texts_in(name: str, data: memoryview, count: int) -> list[str]:
             f"The input '{name}' has {len(content)} bytes, and its {count} elements, each with its length before it, "
             f"need {'more' if at > len(content) else at}."
         )
+    return found
+
+
+def many_texts_in(name: str, data: memoryview, count: int) -> pl.Series:
+    """Return the same as a series, several times faster for thousands of elements; errors as for :func:`texts_in`.
+
+    Texts mostly have no NUL and less than 256 bytes, so that runs of NULs show where the lengths are, all at the same time. That each
+    element ends where the next one begins proves it; otherwise the elements are read one after the other.
+    """
+    raw = np.frombuffer(data, np.uint8)
+    starts = _probable_starts(raw)
+    if len(starts) == count > 0:
+        ends = starts + 4 + raw[starts]
+        if starts[0] == 0 and ends[-1] == len(raw) and (ends[:-1] == starts[1:]).all():
+            is_text = np.ones(len(raw), np.bool_)
+            for place in range(4):
+                is_text[starts + place] = False
+            offsets = np.zeros(count + 1, np.int64)
+            offsets[1:] = ends - 4 * np.arange(1, count + 1)
+            texts = pa.Array.from_buffers(
+                pa.large_string(), count, [None, pa.py_buffer(offsets), pa.py_buffer(raw[is_text])]
+            )
+            try:
+                texts.validate(full=True)
+                return pl.Series(texts)
+            except pa.ArrowInvalid:  # not UTF-8
+                pass
+    return pl.Series(texts_in(name, data, count), dtype=pl.String)
+
+
+def _probable_starts(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return where lengths begin: three NULs follow that of a text, and four more are the length of each empty one behind it."""
+    edges = np.flatnonzero(np.diff(raw == 0, prepend=False, append=False))
+    begins, sizes = edges[::2], edges[1::2] - edges[::2]
+    lengths = (sizes + 1) // 4
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    found: NDArray[np.int64] = np.repeat(begins - (sizes % 4 == 3), lengths) + 4 * within
     return found
 
 

@@ -24,6 +24,7 @@ from complex_system.serving.requests.json import explain_type, json_of, unmarked
 from complex_system.serving.requests.reader import BatchReader
 from complex_system.serving.requests.tensor_bytes import (
     BINARY_SIZE,
+    many_texts_in,
     numbers_in,
     part_size,
     require_bytes,
@@ -158,7 +159,9 @@ def _features(tensor: InputTensor, reader: BatchReader) -> Batch:
         raise InvalidRequestError(f"The input '{FEATURES}' is FP32 or FP64, not {tensor.datatype[:20]}.")
     if len(tensor.shape) != 2:
         raise InvalidRequestError(f"The input '{FEATURES}' has two dimensions, not {len(tensor.shape)}.")
-    return reader.features(_elements(tensor, reader), tensor.shape)
+    values = _elements(tensor, reader)
+    assert not isinstance(values, pl.Series)  # these are texts
+    return reader.features(values, tensor.shape)
 
 
 def _columns(tensors: dict[str, InputTensor], reader: BatchReader, inputs: Inputs) -> Batch:
@@ -205,7 +208,7 @@ def _column(tensor: InputTensor, inputs: Inputs, reader: BatchReader) -> list[An
     values = _elements(tensor, reader)
     if isinstance(values, np.ndarray):
         return _typed(values)
-    return [_list_of(value) for value in values] if tensor.name in inputs.lists else values
+    return list(map(_list_of, values)) if tensor.name in inputs.lists else values
 
 
 def datatype_of(column: Column) -> str:
@@ -237,11 +240,11 @@ def _list_of(value: Any) -> Any:
         return value
 
 
-def _elements(tensor: InputTensor, reader: BatchReader) -> list[Any] | NDArray[Any]:
+def _elements(tensor: InputTensor, reader: BatchReader) -> list[Any] | NDArray[Any] | pl.Series:
     """Return the elements of a tensor in row-major order; lists come flat or nested."""
     name: str = tensor.name[:60]
     values: list[Any] | NDArray[Any] | memoryview | None = tensor.data
-    if any(size < 0 for size in tensor.shape):
+    if min(tensor.shape, default=0) < 0:
         raise InvalidRequestError(f"The input '{name}' has a negative dimension.")
     count = math.prod(tensor.shape)
     if isinstance(values, memoryview):
@@ -250,7 +253,9 @@ def _elements(tensor: InputTensor, reader: BatchReader) -> list[Any] | NDArray[A
             tensor.shape and tensor.shape[0] > reader.max_records
         ):  # as Python's objects they take far more memory than as bytes
             raise reader.bad_size(tensor.shape[0])
-        return texts_in(name, values, count) if tensor.datatype == "BYTES" else numbers_in(name, tensor.datatype, values)
+        if tensor.datatype != "BYTES":
+            return numbers_in(name, tensor.datatype, values)
+        return (many_texts_in if count > FEW_RECORDS else texts_in)(name, values, count)
     if isinstance(values, list):
         for _ in tensor.shape[1:]:
             if values and all(type(each) is list for each in values):
@@ -268,6 +273,6 @@ def _typed(values: NDArray[Any]) -> list[Any] | pl.Series:
     """Return a column of numbers, with nothing in the place of NaN: JSON has null for it."""
     is_float = values.dtype.kind == "f"
     if len(values) > FEW_RECORDS:
-        return pl.Series(values.astype(np.float64)).fill_nan(None) if is_float else pl.Series(values)
+        return pl.Series(values) if values.dtype == np.bool_ else pl.Series(values.astype(np.float64)).fill_nan(None)
     found: list[Any] = values.tolist()
     return [None if value != value else value for value in found] if is_float else found  # noqa: PLR0124 - NaN

@@ -1,4 +1,4 @@
-"""Client, subscription and values of OPC UA. The only module that imports asyncua.
+"""Client, subscription and values of OPC UA. Only this module and the one that browses import asyncua.
 
 asyncua's client reconnects by itself: it activates the session again, takes the subscription over and asks for the notifications that
 were lost on the way, or creates both anew where the server has forgotten them.
@@ -93,7 +93,7 @@ class OpcUaConnection:
             DeclarationError: A certificate or key cannot be read.
             SourceUnavailableError: There is no server, or it refuses; the message says what to do.
         """
-        with _explained(declaration):
+        with explained_errors(declaration):
             client = await connected_client(declaration, user, password)
             interval = declaration.publishing
             parameters = ua.CreateSubscriptionParameters(
@@ -117,7 +117,7 @@ class OpcUaConnection:
 
     async def namespaces(self) -> list[str]:
         """Return the URIs of the server's namespaces, by index."""
-        with _explained(self._declaration):
+        with explained_errors(self._declaration):
             return [str(uri) for uri in await self._client.get_namespace_array()]
 
     @property
@@ -132,7 +132,7 @@ class OpcUaConnection:
         """Have the server monitor nodes, by handle; return the status of each that it refuses, and an empty text for the others."""
         found: dict[int, str] = {}
         handles = list(sensors)
-        with _explained(self._declaration):
+        with explained_errors(self._declaration):
             for start in range(0, len(handles), _ITEMS):
                 part = handles[start : start + _ITEMS]
                 results = await self._subscription.create_monitored_items(_request(each, sensors[each]) for each in part)
@@ -210,7 +210,8 @@ async def _secure(client: Client, security: Security) -> None:
 
 
 @contextmanager
-def _explained(declaration: OpcUaDeclaration) -> Iterator[None]:
+def explained_errors(declaration: OpcUaDeclaration) -> Iterator[None]:
+    """Raise ``SourceUnavailableError`` in place of what asyncua and the network raise."""
     try:
         yield
     except (UaError, ServiceError, OSError, TimeoutError) as error:
@@ -223,7 +224,7 @@ def _explanation(error: BaseException, declaration: OpcUaDeclaration) -> str:
     code = ua.StatusCode(ua.UInt32(error.code)) if isinstance(error, ServiceError) else None
     name, text = (code.name, code.doc) if code else (type(error).__name__, str(error) or type(error).__name__)
     if "No matching endpoints" in text or name in ("BadSecurityPolicyRejected", "BadSecurityModeRejected"):
-        return f"{where} offers no endpoint with the declared security (policy and mode)."
+        return f"{where} offers no endpoint with this security (policy and mode); `fiot extras opcua-browse` lists those that it has."
     if name.startswith(("BadUser", "BadIdentity")):
         return f"{where} refuses the user ({name}): set COMPLEX_SYSTEM_OPCUA_USER and COMPLEX_SYSTEM_OPCUA_PASSWORD."
     if "ertificate" in text or name == "BadSecurityChecksFailed":

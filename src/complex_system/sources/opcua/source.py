@@ -64,7 +64,7 @@ class OpcUaState:
     @property
     def faults(self) -> tuple[str, ...]:
         """What a person has to know, as phrases without counts that grow."""
-        found = [self.problem] if self.problem else []
+        found = [self.problem.rstrip(".")] if self.problem else []
         for what, nodes in (("unknown to the server", self.unknown), ("bad", self.bad), ("not readings", self.refused)):
             if nodes:
                 named = ", ".join(f"{label} ({why})" for label, why in sorted(nodes.items())[:_NAMED])
