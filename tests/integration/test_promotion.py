@@ -27,6 +27,7 @@ from complex_system.protocol.promotion import DECIDE_ON_CHAMPION, GET_PROMOTION,
 from complex_system.protocol.training import TRAINING_FINISHED, ComparisonFinished, TrainingFinished
 from complex_system.service_layer.rounds.decisions import DECISIONS
 from complex_system.settings import Settings
+from complex_system.tracking import registry as tracking_registry
 from complex_system.tracking.promotion import (
     APPROVED,
     CANDIDATE,
@@ -338,3 +339,35 @@ def press(action: str, about: tuple[str, str]) -> dict[str, Any]:
         "state": [{"id": name, "property": "data" if name.endswith("about") else "value", "value": value}
                   for name, value in state.items()],
     }  # fmt: skip
+
+
+def test_the_earlier_champion_is_found_in_one_request_however_many_versions_came_since(
+    settings: Settings, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_registry, "MAX_VERSIONS", 2)
+    server, prefix = settings.mlflow_tracking_uri, settings.model_prefix
+    registry = PromotionRegistry(server, prefix)
+    made = [
+        registry.find(*register_onnx(
+            server, dataset, linear_onnx(dataset, float(number)), prefix=prefix, trainer=trainer, champion=False
+        ))
+        for number, trainer in enumerate(["lightgbm", "lightgbm", "linear", "lightgbm", "lightgbm", "lightgbm"])
+    ]  # fmt: skip
+    other = register_onnx(server, dataset, linear_onnx(dataset), prefix=f"{prefix}-2", champion=False)
+    PromotionRegistry(server, f"{prefix}-2").set_champion(registry.find(*other))
+    assert registry.previous(None) is None
+    for ref in (made[0], made[-1]):
+        registry.set_champion(ref)
+    asked: list[str] = []
+    search = registry._client.search_model_versions
+
+    def counted(**options: Any) -> Any:
+        asked.append(options["filter_string"])
+        return search(**options)
+
+    monkeypatch.setattr(registry._client, "search_model_versions", counted)
+    monkeypatch.setattr(registry._client, "search_registered_models", None)
+    assert registry.previous(made[-1]) == made[0]
+    assert len(asked) == 1
+    registry.tag(made[0], {ROLLED_BACK: "{}"})
+    assert registry.previous(made[-1]) is None

@@ -22,9 +22,6 @@ SECRET = "hunter2-hunter2"
 class Request:
     id = "press-4/17"
 
-    def __init__(self) -> None:
-        self.headers: dict[bytes, bytes] = {}
-
 
 def line(**fields: Any) -> dict[str, Any]:
     """What the formatter makes of a record."""

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import BusyError, StoreUnavailableError
-from complex_system.monitoring import prediction_export
+from complex_system.http.server import RestServer
+from complex_system.monitoring import prediction_export, rest
 from complex_system.monitoring.aggregates import HOUR, Served
 from complex_system.monitoring.history import STATES, History
 from complex_system.monitoring.monitor import Monitor
@@ -24,6 +31,7 @@ from complex_system.monitoring.prediction_log import BLOCK_ROWS, DAY, MAX_UNWRIT
 from complex_system.monitoring.rest import make_app, streamed
 from complex_system.protocol.serving import PredictedRecord, PredictionMade
 from kept import KeptDocuments
+from support import eventually
 
 A, B = (Served("ml_serving_mlflow", "lab-lightgbm", version, origin="live") for version in "12")
 NOW = 1_800_000_000.0
@@ -230,6 +238,39 @@ async def test_only_so_many_exports_run_at_the_same_time() -> None:
     await (await streamed(parts(), places, "text/csv", "a.csv"))({"type": "http"}, gone, send)
     assert len(sent) == 4, "the client has gone before anything was sent"
     assert not places.locked()
+
+
+@pytest.mark.parametrize("reads", ["nothing", "a little now and then"])
+async def test_nobody_holds_a_place_by_not_reading(reads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real connection: one that stands still is left, and one that goes on slowly has a time limit."""
+    monkeypatch.setattr(rest, "EXPORT_SECONDS", 1.0)
+    places = asyncio.Semaphore(1)
+
+    async def parts() -> AsyncGenerator[bytes]:
+        while True:
+            yield bytes(200_000)
+
+    async def export(_: Request) -> Response:
+        return await streamed(parts(), places, "text/csv", "a.csv")
+
+    server = RestServer(Starlette(routes=[Route("/export", export)]), "127.0.0.1", 0)
+    await server.start()
+    try:
+        address = urlsplit(server.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"GET /export HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await eventually(places.locked)
+
+        async def released() -> bool:
+            if reads != "nothing":
+                with contextlib.suppress(ConnectionError):
+                    await reader.read(65_536)
+            return not places.locked()
+
+        await eventually(released, 10)
+        writer.close()
+    finally:
+        await server.stop()
 
 
 async def test_the_monitor_keeps_intervals_and_warnings(dataset: Dataset) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -11,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from complex_system.errors import ComplexSystemError
+
+log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 HTTP_STATUS = {
@@ -50,7 +54,8 @@ PAGE_HEADERS = {
 class HoldingResponse(StreamingResponse):
     """A response that is sent as its parts are made, and holds something meanwhile.
 
-    It is given back however the response ends: where the client has gone before the first part, the parts are never asked for.
+    It is given back however the response ends: where the client has gone before the first part, the parts are never asked for. One
+    that stops reading is left by its connection; one that reads a little now and then has so many seconds.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class HoldingResponse(StreamingResponse):
         give_back: Callable[[], Awaitable[None]],
         media_type: str,
         headers: Mapping[str, str],
+        seconds: float,
     ) -> None:
         """Make a response.
 
@@ -67,14 +73,22 @@ class HoldingResponse(StreamingResponse):
             give_back: Called once, at the end.
             media_type: Of the body.
             headers: Of the response.
+            seconds: How long it may take; then it ends without its rest, and the connection is closed.
         """
         super().__init__(parts, media_type=media_type, headers=headers)
         self._give_back = give_back
+        self._seconds = seconds
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = asyncio.timeout(self._seconds)
         try:
-            await super().__call__(scope, receive, send)
+            async with limit:
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("%s was not read within %g s: the connection is closed", scope["path"], self._seconds)
         finally:
             await self._give_back()
 

@@ -46,6 +46,8 @@ MAX_PAIRS = 2000
 """Pairs of a sample for a scatter plot."""
 EXPORTS = 2
 """Exports of predictions at the same time."""
+EXPORT_SECONDS = 1800.0
+"""Time for an export to be read: nobody holds its place by reading slowly."""
 MAX_NAME = 500
 """Characters of a figure's name in a request; parsed names are kept."""
 JSON = "application/json"
@@ -172,7 +174,8 @@ async def streamed(parts: AsyncGenerator[bytes], places: asyncio.Semaphore, medi
         places.release()
         await parts.aclose()
 
-    return HoldingResponse(body(), end, media_type, {"Content-Disposition": f'attachment; filename="{name}"'})
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return HoldingResponse(body(), end, media_type, headers, EXPORT_SECONDS)
 
 
 def period_of(request: Request, now: float) -> tuple[float, float]:

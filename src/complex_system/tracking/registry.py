@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,7 +155,7 @@ class ModelRegistry:
     def crowned(self) -> list[ModelVersionRef]:
         """Return the versions that are or were champion, the one that became so last first."""
         with translated(self.uri, "looking for earlier champions"):
-            return sorted(self._crowned(self._models()), key=_number, reverse=True)
+            return sorted(self._crowned(), key=_number, reverse=True)
 
     def set_champion(self, ref: ModelVersionRef, round_id: str = "") -> None:
         """Move the alias to a version: set it there first, then delete it from other models.
@@ -177,7 +177,7 @@ class ModelRegistry:
             if newest_champion(found) != ref:
                 tags = {
                     CHAMPION_SINCE: datetime.now(UTC).isoformat(timespec="microseconds"),
-                    CHAMPION_NUMBER: str(1 + max(map(_number, [*found, *self._crowned(models)]), default=0)),
+                    CHAMPION_NUMBER: str(1 + max(map(_number, [*found, *self._crowned()]), default=0)),
                     CHAMPION_ROUND: round_id,
                 }
                 for name, value in tags.items():
@@ -265,9 +265,11 @@ class ModelRegistry:
         found = [self._existing(model.name, model.aliases[CHAMPION]) for model in models if CHAMPION in model.aliases]
         return [ref for ref in found if ref is not None and self._is_ours(ref)]
 
-    def _crowned(self, models: Iterable[Any]) -> list[ModelVersionRef]:
-        found = (_ref(each) for model in models for each in self._versions(model.name))
-        return [ref for ref in found if CHAMPION_NUMBER in ref.tags and self._is_ours(ref)]
+    def _crowned(self) -> list[ModelVersionRef]:
+        """Return the versions that are or were champion, without listing the others. The caller translates errors."""
+        filtered = f"name LIKE '{self._prefix}-%' AND tags.{CHAMPION_NUMBER} != ''"
+        found = map(_ref, _all(self._client.search_model_versions, filtered, ["name ASC"]))
+        return [ref for ref in found if self._is_ours(ref)]
 
     def _existing(self, name: str, version: object) -> ModelVersionRef | None:
         """Return the version that an alias points to; None where it was deleted. The caller translates errors."""
@@ -295,16 +297,7 @@ class ModelRegistry:
 
     def _models(self) -> list[Any]:
         """Return the registered models of the prefix, and others that begin alike. The caller translates errors."""
-        models: list[Any] = []
-        token: str | None = None
-        while True:
-            page = self._client.search_registered_models(
-                filter_string=f"name LIKE '{self._prefix}-%'", max_results=100, order_by=["name ASC"], page_token=token
-            )
-            models += page
-            token = page.token
-            if not token:
-                return models
+        return _all(self._client.search_registered_models, f"name LIKE '{self._prefix}-%'", ["name ASC"])
 
     def _has_ours(self, model: Any) -> bool:
         return (newest := _newest(model)) is not None and self._is_ours(_ref(newest))
@@ -312,6 +305,18 @@ class ModelRegistry:
     def _is_ours(self, ref: ModelVersionRef) -> bool:
         # A version without the tag has the prefix in its name only, before the trainer's.
         return ref.tags.get(PREFIX, ref.model.removesuffix(f"-{ref.trainer}")) == self._prefix
+
+
+def _all(search: Callable[..., Any], filtered: str, order: list[str]) -> list[Any]:
+    """Return what a search finds, page by page."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = search(filter_string=filtered, max_results=100, order_by=order, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def newest_champion(champions: Iterable[ModelVersionRef]) -> ModelVersionRef | None:
