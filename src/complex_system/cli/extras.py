@@ -233,7 +233,7 @@ def opcua_browse(
         )
         settings = Settings()
         found = asyncio.run(browse(declaration, settings.opcua_user, settings.opcua_password))
-        text = declaration_text(url, machine, found)
+        text = declaration_text(declaration, machine, found)
         if output is None:
             typer.echo(text, nl=False)
             return
