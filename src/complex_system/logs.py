@@ -80,7 +80,7 @@ def set_up(settings: Settings, service: str) -> None:
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
         sys.stdout = _Lines(sys.stdout, "stdout", logging.INFO)
-        sys.stderr = _Lines(sys.stderr, "stderr", logging.ERROR)
+        sys.stderr = _Lines(sys.stderr, "stderr", logging.WARNING)
     while _early.records:
         root.handle(_early.records.pop(0))
 

@@ -100,7 +100,7 @@ sys.stderr.fileno()
 @pytest.mark.parametrize(
     ("end", "level", "last"),
     [
-        ("raise SystemExit('tester: no such table')", "ERROR", "tester: no such table"),
+        ("raise SystemExit('tester: no such table')", "WARNING", "tester: no such table"),
         ("{}['x']", "CRITICAL", "The process ends: 'x'"),
     ],
 )

@@ -114,7 +114,7 @@ class ReadingStream:
         self._context = connection.client.jetstream(timeout=_SECONDS)
         # A label's own subject is the laboratory's, which speaks NATS.
         forwarded = [each for each in subjects if each.startswith((f"{PLAIN}.", f"{FASTIOT}."))]
-        self._mqtt = MqttForwarder(connection, settings, CONSUMER, forwarded) if settings.mqtt_port else None
+        self._mqtt = MqttForwarder(connection, settings, CONSUMER, forwarded, in_order=True) if settings.mqtt_port else None
         self._pull: Pull | None = None
         self._bucket: KeyValue | None = None
         self._next = 1  # the sequence number of the next message
