@@ -16,7 +16,7 @@ import threading
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from typing_extensions import override
 
@@ -30,7 +30,15 @@ _SHORTEST_SECRET = 6
 """Characters; hiding a shorter one would hide parts of words."""
 
 
-REQUEST: ContextVar[tracing.HttpRequest | None] = ContextVar("request", default=None)
+class HasId(Protocol):
+    """A request over HTTP."""
+
+    @property
+    def id(self) -> str:
+        """Its id, which the response carries."""
+
+
+REQUEST: ContextVar[HasId | None] = ContextVar("request", default=None)
 """The HTTP request that is being answered."""
 
 
@@ -72,7 +80,7 @@ def set_up(settings: Settings, service: str) -> None:
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
         sys.stdout = _Lines(sys.stdout, "stdout", logging.INFO)
-        sys.stderr = _Lines(sys.stderr, "stderr", logging.ERROR)
+        sys.stderr = _Lines(sys.stderr, "stderr", logging.WARNING)
     while _early.records:
         root.handle(_early.records.pop(0))
 

@@ -210,6 +210,11 @@ class Settings(BaseSettings):
         ge=1_000_000,
         description="Bytes of readings that are kept in their stream; beyond, the oldest are dropped",
     )
+    collect_durable: bool = Field(
+        True,
+        description="Whether a reading is on the broker's disk before it is acknowledged; false is many times as fast, and a crash of "
+        "the broker costs the newest moment. For a stream that is created anew",
+    )
     collect_batch: int = Field(500, ge=1, le=10_000, description="Messages with readings in one fetch")
 
     # Local run

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
@@ -33,6 +33,7 @@ Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Value = str | int | float | bool
 
 PARENT, STATE = "traceparent", "tracestate"
+_CARRIED = (PARENT.encode(), STATE.encode())
 NATS: Mapping[str, Value] = {"messaging.system": "nats"}
 """Attributes of spans of messages; they are named by their subject."""
 STOP_SECONDS = 2.0
@@ -55,16 +56,6 @@ class Span:
 
 
 NOTHING = Span()
-
-
-class HttpRequest(Protocol):
-    """A request over HTTP, with its headers by name in lower case."""
-
-    headers: dict[bytes, bytes]
-
-    @property
-    def id(self) -> str:
-        """Its id, which the response carries."""
 
 
 class _RecordedSpan(Span):
@@ -216,13 +207,18 @@ def received(
     return _RecordedSpan(tracing, tracing.start(name, kind, parent, attributes)) if begins or parent else NOTHING
 
 
-def http_request(method: str, route: str, request: HttpRequest) -> Span:
-    """Return the span of a request over HTTP; a POST begins a trace, what asks for states and figures does not."""
-    if _tracing is None:
-        return NOTHING
-    sent = {name: request.headers.get(name.encode(), b"").decode("latin-1") for name in (PARENT, STATE)}
-    about = {"http.request.method": method, "http.route": route, "http.request.id": request.id}
-    return received(f"{method} {route}", sent, about, begins=method == "POST")
+def http_request(method: str, route: str, fields: Iterable[tuple[bytes, bytes]]) -> Span:
+    """Return the span of a request over HTTP; a POST begins a trace, what asks for states and figures does not.
+
+    Args:
+        method: Of HTTP.
+        route: Template of the path.
+        fields: The headers, with names in lower case.
+    """
+    carried = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields if name in _CARRIED}
+    return received(
+        f"{method} {route}", carried, {"http.request.method": method, "http.route": route}, begins=method == "POST"
+    )
 
 
 def record(

@@ -12,6 +12,7 @@ import json
 import struct
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ import polars as pl
 import pyarrow as pa
 from fastiot.core.serialization import serialize_to_bin
 from fastiot.msg import Thing
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
+from complex_system.collection import Collector
 from complex_system.describe.command import describe_to
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
@@ -28,6 +32,7 @@ from complex_system.domain.pages import Page, decode_page, encode_page, processe
 from complex_system.domain.records import raw_check
 from complex_system.errors import ComplexSystemError, InvalidRequestError
 from complex_system.messaging.ingest.publisher import published_records
+from complex_system.messaging.reading_messages import Decoder
 from complex_system.messaging.things import serialize_from_bin, to_thing
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.operations import SERVICE_HEARTBEAT
@@ -46,6 +51,18 @@ CORPUS = Path(__file__).parent / "corpus"
 MAX_RECORDS = 10_000
 DATASET = Dataset.load()
 PIPELINE = Pipeline(DATASET)
+PRESS = Dataset.parse("""
+name: press
+target: strength
+columns: [{name: temp, type: number, optional: true, fill: 20, range: [0, 99]}, {name: strength, type: number, optional: true}]
+pipeline: [{step: keep, column: temp}]
+collect:
+  things: [press-4.*]
+  columns: {temp: {name: temperature, over: 10s, take: mean, unit: degC}}
+  record: {on: 'thing "press-4.part_done"', id: value, wait: 0.3s}
+  label: {column: strength, from: 'subject "lab.results"', match: id}
+""")
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 READER = BatchReader(PIPELINE, max_records=MAX_RECORDS)
 CHECK = raw_check(DATASET)
 PACKED = (".csv.gz", ".jsonl.gz", ".parquet", ".xlsx", ".csv", ".jsonl", ".ods", ".parquet.gz", ".json", ".tsv.gz")
@@ -125,13 +142,26 @@ def thing(data: bytes) -> None:
         _may_refuse(lambda decode=decode: decode(found.value))
 
 
+def reading(data: bytes) -> None:
+    """A message of a sensor or a laboratory, and what the collection makes of it."""
+    collecting = PRESS.collect
+    assert collecting is not None
+    collector = Collector(collecting, PRESS)
+    for place, subject in enumerate(("things.press-4.temperature", "v1.thing.press-4.part_done", "lab.results"), 1):
+        message = Msg(Client(), subject, f"$JS.ACK.READINGS.c.1.{place}.{place}.1780000000000000000.0", data)
+        collector.add(Decoder(collecting.label).decode([message]).readings)
+    collector.due(datetime(2027, 1, 1, tzinfo=UTC))
+    collector.sensors(datetime(2027, 1, 1, tzinfo=UTC))
+
+
 def _may_refuse(call: Callable[[], Any]) -> None:
     with contextlib.suppress(ComplexSystemError):
         call()
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (page, ingest, predict, inference, binary, invocations, csv, packed, described, thing)
+    each.__name__: each
+    for each in (page, ingest, predict, inference, binary, invocations, csv, packed, described, thing, reading)
 }
 
 
@@ -199,6 +229,14 @@ def seeds() -> dict[str, list[bytes]]:
             for place, content in [(0, lines), (0, texts[1]), (1, texts[2]), (2, _json(records)), (4, gzip.compress(lines, mtime=0))]
         ] + [b"\0" + _plant(), b"\2" + _json({"a": 1})],
         "thing": [serialize_to_bin(Thing, to_thing(value, "Device")) for value in values],
+        "reading": [
+            serialize_to_bin(Thing, Thing(machine="press-4", name="temperature", value=61.5, timestamp=NOON, unit="degF")),
+            serialize_to_bin(Thing, Thing(machine="press-4", name="part_done", value="P-1", timestamp=NOON)),
+            _json([{"value": 61.5, "timestamp": NOON.isoformat(), "unit": "K"}, {"value": True, "timestamp": NOON.timestamp()}]),
+            _json({"id": "P-1", "strength": 41.5, "timestamp": 1000 * NOON.timestamp()}),
+            b"21.5",
+            b"ON",
+        ],
     }  # fmt: skip
 
 

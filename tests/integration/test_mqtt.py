@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -29,6 +30,7 @@ from complex_system_services.thing_collection.thing_collection_service import Th
 from mqtt_device import MqttDevice, mqtt_device
 from support import BROKER_PASSWORD, TesterService, eventually, guarded, running, server_fixture
 
+ROOT = Path(__file__).parents[2]
 TOPIC = "ingest-raw-datapoints/press-4"
 DEVICES = ("COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4", "COMPLEX_SYSTEM_NATS_DEVICE_PRESS_5")
 
@@ -220,6 +222,18 @@ async def test_what_came_before_the_system_forwards_is_not_taken_for_a_copy(
         assert await raw(tester) == records
     info = await context.consumer_info(mqtt.STREAM, "database")
     assert info.created == created
+
+
+@pytest.mark.usefixtures("database")
+async def test_the_example_of_the_docs_works_as_it_is_printed(tester: TesterService, broker: MqttServer) -> None:
+    section = (ROOT / "docs/machines.md").read_text(encoding="utf-8").partition("## By MQTT")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    names = {"password": BROKER_PASSWORD, "port": broker.mqtt_port}
+    await asyncio.to_thread(exec, code, names)
+    names["client"].loop_stop()  # type: ignore[attr-defined]
+    await settled(tester, 1)
+    [record] = await raw(tester)
+    assert (record[ID], record["rohwert_1_labormessung"]) == ("P-4711", 12.5)
 
 
 PRESS = """

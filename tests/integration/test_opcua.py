@@ -189,7 +189,7 @@ async def test_a_thousand_nodes(press: Plc, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_server_is_browsed_into_a_declaration_that_reads_it(press: Plc) -> None:
     found = await browse(declaration(press.url))
     assert found.endpoints == ("None None",)
-    text = declaration_text(press.url, "press-4", found)
+    text = declaration_text(declaration(press.url), "press-4", found)
     assert f'- {{node: "nsu={URI};s=temperature", name: temperature, unit: "degC"}}  # Press / temperature = 180.0' in text
     assert f"# Not readings: nsu={URI};s=curve: an array of 3 values" in text
     declared = OpcUaDeclaration.parse(text)
@@ -223,6 +223,8 @@ async def test_certificates_and_a_user(tmp_path: Path, monkeypatch: pytest.Monke
 
         assert "refuses the user (BadUserAccessDenied)" in await refusal(secured(press.url, folder), "line", "wrong")
         assert "no endpoint with this security" in await refusal(declaration(press.url))
+        with pytest.raises(SourceUnavailableError, match="offers Basic256Sha256 SignAndEncrypt only; name a certificate"):
+            await browse(declaration(press.url))
         stranger = secured(press.url, folder, certificate="stranger.der", key="stranger.pem")
         assert "must trust ours" in await refusal(stranger, "line", "secret")
         # Another server's certificate was declared: this server could be anybody.

@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from fastiot.core.serialization import serialize_to_bin
 from fastiot.msg import Thing
+from nats.js.api import PersistMode
 from nats.js.errors import NotFoundError
 
 from complex_system.collection import Collector, Readings
@@ -29,11 +30,16 @@ from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import PREDICT
 from complex_system.protocol.base import Empty
 from complex_system.protocol.collection import GET_COLLECTION, CollectionState
+from complex_system.protocol.operations import GET_MONITORING
 from complex_system.service_layer.collection import labels
 from complex_system.settings import Settings
+from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
+from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
+from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from complex_system_services.thing_collection.thing_collection_service import ThingCollectionService
+from models import linear_onnx, register_onnx
 from plant import all_raw
 from support import TesterService, eventually, running
 
@@ -337,7 +343,11 @@ async def test_a_fault_of_our_own_loses_nothing(
 
 
 @pytest.mark.long
-async def test_what_the_stream_drops_before_it_is_read_is_counted(settings: Settings, database: str, press: Dataset) -> None:
+@pytest.mark.parametrize(("durable", "mode"), [(True, None), (False, PersistMode.ASYNC)])
+async def test_what_the_stream_drops_before_it_is_read_is_counted(
+    settings: Settings, database: str, press: Dataset, durable: bool, mode: PersistMode | None
+) -> None:
+    settings = settings.copy(update={"collect_durable": durable})
     async with running(DATABASES[database], settings, press), running(TesterService, settings, press) as tester:
         machine = Machine(tester)
         async with collecting(settings, press):
@@ -345,6 +355,7 @@ async def test_what_the_stream_drops_before_it_is_read_is_counted(settings: Sett
             await machine.records(1)
         for part in range(20):
             await machine.thing("part_done", f"part-{part}", BEGAN + 1 + part)
+        assert (await tester.broker.client.jetstream().stream_info(STREAM)).config.persist_mode == mode
         await tester.broker.client.jetstream().purge_stream(STREAM, keep=5)
         async with collecting(settings, press):
             await machine.records(6)
@@ -355,3 +366,48 @@ async def test_without_a_declaration_it_says_what_is_missing(settings: Settings,
     with pytest.raises(StartError, match="no 'collect'"):
         async with running(ThingCollectionService, settings, dataset):
             pass
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+async def test_a_label_becomes_the_true_value_of_the_prediction_that_was_made_at_part_done(
+    settings: Settings, database: str, press: Dataset, mlflow_server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MlMonitoringService, "ask_interval", 1.0)
+    for name, value in mlflow_server.environment().items():
+        monkeypatch.setenv(name, value)
+    fields = {
+        "mlflow_tracking_uri": mlflow_server.url,
+        "model_prefix": prefix,
+        "serving_mlflow_port": 0,
+        "monitoring_port": 0,
+    }
+    settings = settings.copy(update={**fields, "monitoring_interval": 1.0, "processing_interval": 0.2})
+    await asyncio.to_thread(register_onnx, mlflow_server.url, press, linear_onnx(press, 5.0), prefix=prefix)
+    async with AsyncExitStack() as services:
+        start = services.enter_async_context
+        await start(running(DATABASES[database], settings, press))
+        await start(running(DataProcessingService, settings, press))
+        monitoring = await start(running(MlMonitoringService, settings, press))
+        serving = await start(running(MlServingMlflowService, settings, press))
+        await eventually(lambda: serving.champion.current, 60)
+        tester = await start(running(TesterService, settings, press))
+        await start(collecting(settings, press))
+        machine = Machine(tester)
+        for part in range(20):
+            at = BEGAN + 100 * part
+            await machine.thing("temperature", 100.0 + part, at, "degC")
+            await machine.thing("part_done", f"part-{part}", at + 1)
+        await machine.counted(records=20, predicted=20)
+        await eventually(lambda: monitoring.monitor.join.waiting == 20, 30)
+        for part in range(20):  # the model says temperature plus 5
+            await machine.json("lab.results", {"id": f"part-{part}", "strength": 102.0 + part})
+
+        async def joined() -> Any:
+            await asyncio.sleep(0.5)
+            performance = (await tester.ask(GET_MONITORING, Empty())).performance
+            return performance if performance.get("count") == 20 else None
+
+        assert (await eventually(joined, 60))["rmse"] == pytest.approx(3.0, abs=1e-3)
+        assert monitoring.monitor.flow.collection is not None

@@ -381,8 +381,6 @@ def test_a_prometheus_of_ones_own_gets_its_files_from_a_command(project: Path, t
     assert {job["authorization"]["credentials_file"] for job in scraped} == {str(key)}
     assert (folder / "prometheus/rules.yaml").is_file()
     assert len(list((folder / "grafana/dashboards").iterdir())) == len(list((FILES / "dashboards").iterdir()))
-    wrong = fiot(project, "extras", "monitoring-files", "nothing", "-o", str(folder))
-    assert (wrong.returncode, "There is no deployment 'nothing'" in wrong.stderr) == (1, True)
 
 
 def test_the_key_reaches_prometheus_in_a_file_that_only_it_reads(own_copy: Path, tmp_path: Path) -> None:

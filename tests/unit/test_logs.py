@@ -22,9 +22,6 @@ SECRET = "hunter2-hunter2"
 class Request:
     id = "press-4/17"
 
-    def __init__(self) -> None:
-        self.headers: dict[bytes, bytes] = {}
-
 
 def line(**fields: Any) -> dict[str, Any]:
     """What the formatter makes of a record."""
@@ -103,7 +100,7 @@ sys.stderr.fileno()
 @pytest.mark.parametrize(
     ("end", "level", "last"),
     [
-        ("raise SystemExit('tester: no such table')", "ERROR", "tester: no such table"),
+        ("raise SystemExit('tester: no such table')", "WARNING", "tester: no such table"),
         ("{}['x']", "CRITICAL", "The process ends: 'x'"),
     ],
 )

@@ -68,9 +68,11 @@ def add_device(
         if user.variable in context.env_for_deployment(deployment):
             raise StartError(f"The device '{device}' has a user already; its password is {user.variable} in {path}.")
         [password] = add_secrets(path, [user.variable], f"Device {device}, by `fiot extras add-device`").values()
+    topic = device.replace(".", "/")
     typer.echo(
         f"user          {device}\npassword      {password}\nrecords       ingest-raw-datapoints.{device}\n"
         f"readings      things.{device}.NAME, or v1.thing.{device}.NAME as FastIoT sends them\n"
+        f"MQTT topics   ingest-raw-datapoints/{topic} and things/{topic}/NAME, where the broker takes MQTT\n"
         f"inbox prefix  {inbox_prefix(device)}\n\nThe broker knows it after `fiot config {deployment}` and "
         f"`fiot start {deployment} -d`."
     )
@@ -231,7 +233,7 @@ def opcua_browse(
         )
         settings = Settings()
         found = asyncio.run(browse(declaration, settings.opcua_user, settings.opcua_password))
-        text = declaration_text(url, machine, found)
+        text = declaration_text(declaration, machine, found)
         if output is None:
             typer.echo(text, nl=False)
             return

@@ -30,7 +30,7 @@ from nats.js.errors import NotFoundError
 from complex_system.errors import StartError
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.ingest.publisher import ORDER_HEADER
-from complex_system.messaging.ingest.streams import ACK_WAIT, MAX_WAITING, IngestStreams, NoRoomError, ensure_stream
+from complex_system.messaging.ingest.streams import MAX_WAITING, IngestStreams, NoRoomError, ensure_stream
 from complex_system.messaging.pull import Pull, batches_of
 from complex_system.settings import Settings
 
@@ -44,6 +44,8 @@ _PREFIX = "$MQTT.msgs."
 """What NATS puts before the subject of a message in its stream."""
 _QUALITY = "Nmqtt-Pub"
 """Header of what came by MQTT: its quality of service. A forwarded message has none."""
+_ACK_WAIT = 2.0
+"""Seconds after which the broker delivers again what was not acknowledged."""
 _ROOM_FOR_HEADERS = 1024
 _AGAIN, _AGAIN_LATEST = 1.0, 300.0
 """Seconds until a message is tried again; the longer the more often its stream had no room: thousands of a device may wait."""
@@ -82,7 +84,15 @@ class MqttForwarder:
         forwarded: Messages forwarded so far.
     """
 
-    def __init__(self, connection: ServiceConnection, settings: Settings, consumer: str, subjects: Sequence[str]) -> None:
+    def __init__(
+        self,
+        connection: ServiceConnection,
+        settings: Settings,
+        consumer: str,
+        subjects: Sequence[str],
+        *,
+        in_order: bool = False,
+    ) -> None:
         """Prepare the forwarder without contacting the broker.
 
         Args:
@@ -90,11 +100,14 @@ class MqttForwarder:
             settings: Limits.
             consumer: Name of the durable consumer, which the replicas of a service share.
             subjects: What is forwarded, for instance ``things.>``.
+            in_order: Whether no message overtakes another one, also after a failure. Then one process may forward at a time.
         """
         self._connection, self._client, self._settings = connection, connection.client, settings
         self._consumer, self._subjects = consumer, tuple(subjects)
         self._streams = IngestStreams(self._client, settings)
         self._context = self._streams.context
+        self._in_order = in_order
+        self._delivered = 0  # the consumer's number of the last delivery
         self._since: datetime | None = None
         self.problem = ""
         self.forwarded = 0
@@ -116,7 +129,7 @@ class MqttForwarder:
         )  # fmt: skip
         wanted = ConsumerConfig(
             name=self._consumer, durable_name=self._consumer, filter_subjects=[_PREFIX + each for each in self._subjects],
-            ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT, max_ack_pending=-1, max_deliver=-1,
+            ack_policy=AckPolicy.EXPLICIT, ack_wait=_ACK_WAIT, max_ack_pending=-1, max_deliver=-1,
         )  # fmt: skip
         try:
             await ensure_stream(self._context, stream)
@@ -166,12 +179,30 @@ class MqttForwarder:
         )
         await pull.open()
         try:
+            if self._in_order:
+                await self._begin_in_order(stopping)
             while not stopping.is_set():
-                await self._forward_all(await pull.next(stopping))
+                messages = await pull.next(stopping)
+                self._check_order(messages)
+                await self._forward_all(messages)
         except (NatsError, TimeoutError) as error:
             raise self._streams.explained(error) from error
         finally:
             await pull.close()
+
+    async def _begin_in_order(self, stopping: asyncio.Event) -> None:
+        """Wait until what was delivered and not acknowledged is delivered again, which is in order and before anything new."""
+        if (await self._context.consumer_info(STREAM, self._consumer)).num_ack_pending:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), _ACK_WAIT + 0.5)
+        delivered = (await self._context.consumer_info(STREAM, self._consumer)).delivered
+        self._delivered = delivered.consumer_seq if delivered else 0
+
+    def _check_order(self, messages: list[Msg]) -> None:
+        for message in messages if self._in_order else ():
+            if message.metadata.sequence.consumer != self._delivered + 1:
+                raise NatsError("a delivery was lost on its way, and is waited for")
+            self._delivered += 1
 
     async def _forward_all(self, messages: list[Msg]) -> None:
         outcomes = await asyncio.gather(*(self._forward(each) for each in messages), return_exceptions=True)
@@ -198,9 +229,10 @@ class MqttForwarder:
             await self._context.publish(message.subject.removeprefix(_PREFIX), payload, headers=headers)
         except (NatsError, TimeoutError) as error:
             reason = self._streams.explained(error)
-            tries = (message.metadata.num_delivered or 1) - 1 if isinstance(reason, NoRoomError) else 0
-            with contextlib.suppress(NatsError):  # without a connection, ACK_WAIT expires
-                await message.nak(delay=min(_AGAIN * 2 ** min(tries, 10), _AGAIN_LATEST))
+            if isinstance(reason, NoRoomError):
+                tries = (message.metadata.num_delivered or 1) - 1
+                with contextlib.suppress(NatsError):  # without a connection, _ACK_WAIT expires
+                    await message.nak(delay=min(_AGAIN * 2 ** min(tries, 10), _AGAIN_LATEST))
             raise reason from error
         await message.ack()
         self.forwarded += 1

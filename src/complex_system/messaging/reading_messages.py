@@ -26,6 +26,9 @@ _LONGEST = 200
 _FROM_1970 = 1e11
 """Larger numbers are milliseconds since 1970: as seconds, this is the year 5138."""
 
+_LATEST = 253_370_764_800.0
+"""Begin of the year 9999."""
+
 _thing = msgspec.msgpack.Decoder(dict[str, Any])
 _json = msgspec.json.Decoder()
 
@@ -185,11 +188,14 @@ def _seconds_of(value: Any, stored: float) -> float:
         return stored
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
+    seconds = math.nan
     if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return value / 1000 if abs(value) > _FROM_1970 else float(value)
-    raise InvalidRequestError(f"'{value}' is not a time: an ISO text, or seconds since 1970")
+        seconds = (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value / 1000 if value > _FROM_1970 else float(value)
+    if not 0 <= seconds < _LATEST:
+        raise InvalidRequestError(f"'{str(value)[:40]}' is not a time: an ISO text, or seconds since 1970")
+    return seconds
 
 
 def _microseconds(seconds: Iterable[float]) -> Any:

@@ -27,6 +27,7 @@ from nats.js.api import (
     DeliverPolicy,
     DiscardPolicy,
     KeyValueConfig,
+    PersistMode,
     RetentionPolicy,
     StorageType,
     StreamConfig,
@@ -113,7 +114,7 @@ class ReadingStream:
         self._context = connection.client.jetstream(timeout=_SECONDS)
         # A label's own subject is the laboratory's, which speaks NATS.
         forwarded = [each for each in subjects if each.startswith((f"{PLAIN}.", f"{FASTIOT}."))]
-        self._mqtt = MqttForwarder(connection, settings, CONSUMER, forwarded) if settings.mqtt_port else None
+        self._mqtt = MqttForwarder(connection, settings, CONSUMER, forwarded, in_order=True) if settings.mqtt_port else None
         self._pull: Pull | None = None
         self._bucket: KeyValue | None = None
         self._next = 1  # the sequence number of the next message
@@ -136,7 +137,7 @@ class ReadingStream:
             name=STREAM, subjects=self._subjects, retention=RetentionPolicy.LIMITS, discard=DiscardPolicy.OLD,
             discard_new_per_subject=False, max_msgs_per_subject=-1, max_msgs=-1, max_bytes=settings.collect_bytes,
             max_age=settings.collect_age, duplicate_window=min(120.0, settings.collect_age), storage=StorageType.FILE,
-            num_replicas=settings.ingest_replicas,
+            num_replicas=settings.ingest_replicas, persist_mode=None if settings.collect_durable else PersistMode.ASYNC,
         )  # fmt: skip
         try:
             await ensure_stream(self._context, wanted)

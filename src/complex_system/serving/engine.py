@@ -258,9 +258,10 @@ class PredictionEngine:
                 predictions = predictor.predict_features(features)
             else:
                 predictions = await asyncio.to_thread(predictor.predict_features, features)
-            span.set("records", batch.size)
-            span.set("model.name", predictor.info.name)
-            span.set("model.version", predictor.info.version)
+            if span is not tracing.NOTHING:
+                span.set("records", batch.size)
+                span.set("model.name", predictor.info.name)
+                span.set("model.version", predictor.info.version)
         milliseconds = (time.perf_counter() - began) * 1000
         result = PredictionResult(
             batch, features, predictions, predictor.info, milliseconds, outside, origin, half_width, distances, predictor

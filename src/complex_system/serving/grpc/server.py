@@ -306,11 +306,12 @@ class GrpcServer:
     async def _watch(self, request: Any, _: Any) -> AsyncIterator[Any]:
         last = None
         while True:
+            is_last = self._stopping.is_set()  # read before the state, which then tells it
             state = self._state(request.service)
             if state != last:
                 yield state
             last = state
-            if self._stopping.is_set():
+            if is_last:
                 return
             try:
                 async with asyncio.timeout(_WATCH_SECONDS):

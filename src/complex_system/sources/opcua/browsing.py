@@ -12,6 +12,7 @@ from asyncua.common.node import Node
 from asyncua.ua.attribute_ids import AttributeIds
 from asyncua.ua.object_ids import ObjectIds
 
+from complex_system.errors import SourceUnavailableError
 from complex_system.sources.opcua.connection import (
     SECONDS,
     ValueRefusedError,
@@ -75,6 +76,10 @@ async def browse(declaration: OpcUaDeclaration, user: str = "", password: str = 
                 f"{each.SecurityPolicyUri.rpartition('#')[2]} {each.SecurityMode.name.rstrip('_')}" for each in offered
             )
         )
+        if declaration.security is None and "None None" not in endpoints:
+            raise SourceUnavailableError(
+                f"The OPC UA server at {declaration.endpoint} offers {', '.join(endpoints)} only; name a certificate and its key."
+            )
         client = await connected_client(declaration, user, password)
         try:
             return Found(endpoints, tuple(await _variables(client)))
@@ -138,12 +143,15 @@ def _with_uri(node_id: ua.NodeId, uris: Sequence[str]) -> str:
     return text.replace(f"ns={index};", f"nsu={uris[index]};", 1) if index and index < len(uris) else text
 
 
-def declaration_text(endpoint: str, machine: str, found: Found) -> str:
-    """Return a first ``opcua.yaml``, with what a person has to look at as comments."""
+def declaration_text(declaration: OpcUaDeclaration, machine: str, found: Found) -> str:
+    """Return a first ``opcua.yaml`` of a server that was browsed, with what a person has to look at as comments."""
+    security = declaration.security
+    files = security and f"certificate: {_quoted(security.certificate)}, key: {_quoted(security.key)}"
     lines = [
         f"# Made by `fiot extras opcua-browse`. The server offers: {', '.join(found.endpoints)}.",
         "# Delete what no record needs, check names and units, and see docs/machines.md for the other keys.",
-        f"endpoint: {endpoint}",
+        f"endpoint: {declaration.endpoint}",
+        *([f"security: {{{files}}}  # add server_certificate, and copy the files beside this one"] if files else []),
         f"machine: {machine}",
         "sampling: 0.5s",
         "publishing: 1s",

@@ -224,7 +224,7 @@ def _explanation(error: BaseException, declaration: OpcUaDeclaration) -> str:
     code = ua.StatusCode(ua.UInt32(error.code)) if isinstance(error, ServiceError) else None
     name, text = (code.name, code.doc) if code else (type(error).__name__, str(error) or type(error).__name__)
     if "No matching endpoints" in text or name in ("BadSecurityPolicyRejected", "BadSecurityModeRejected"):
-        return f"{where} offers no endpoint with this security (policy and mode); `fiot extras opcua-browse` lists those that it has."
+        return f"{where} offers no endpoint with this security (policy and mode); `fiot extras opcua-browse` names those that it has."
     if name.startswith(("BadUser", "BadIdentity")):
         return f"{where} refuses the user ({name}): set COMPLEX_SYSTEM_OPCUA_USER and COMPLEX_SYSTEM_OPCUA_PASSWORD."
     if "ertificate" in text or name == "BadSecurityChecksFailed":
