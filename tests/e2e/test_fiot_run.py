@@ -256,4 +256,4 @@ def test_a_missing_server_program_is_named_with_its_package(tmp_path: Path) -> N
 def test_an_unknown_scenario_is_named(tmp_path: Path) -> None:
     with fiot_run(tmp_path, "mongo", "--scenario", "storm") as run:
         assert run.wait(60) == 1
-        assert "There is no scenario 'storm'; there are shift, concept, noise, missing, new_category." in run.said
+        assert "There is no scenario 'storm'; there are shift, concept, noise, missing, new_category, plant." in run.said
