@@ -162,6 +162,12 @@ async def test_a_comparison_is_kept_in_its_order_with_its_champion(run: Observed
     assert run.logged[-1] == "champion: lab-lightgbm version 1 (lightgbm), RMSE 14.40 on the hold-out set"
 
 
+async def test_the_first_winner_is_no_champion_where_a_person_decides(run: Observed) -> None:
+    await run.watcher.compared(replace(COMPARISON, candidate=COMPARISON.champion))
+    assert run.state.champion is None
+    assert not any(line.startswith("champion:") for line in run.logged)
+
+
 FEW = replace(
     COMPARISON,
     ranked_by="cross-validation",

@@ -119,7 +119,8 @@ class Watcher:
         self._state.comparison, self._state.recalled = message, False
         for line in comparison_lines(message):
             self._state.note(line)
-        await self.champion(message.champion)
+        if message.candidate != message.champion:  # where a person decides, the first winner is no champion yet
+            await self.champion(message.champion)
 
     async def champion(self, message: Champion) -> None:
         """Take the champion."""
