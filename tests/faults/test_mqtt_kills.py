@@ -79,7 +79,7 @@ async def system(broker: NatsServer, database: Server, tmp_path: Path) -> AsyncI
     (tmp_path / "dataset.yaml").write_text(DECLARATION)
     name = f"q{uuid.uuid4().hex[:10]}"
     values = {
-        "FASTIOT_CONFIG_DIR": str(tmp_path), "FASTIOT_NATS_DEFAULT_TIMEOUT": "5", "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.5",
+        "FASTIOT_CONFIG_DIR": str(tmp_path), "FASTIOT_NATS_DEFAULT_TIMEOUT": "20", "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.5",
         "COMPLEX_SYSTEM_MARIA_NAME": name, "COMPLEX_SYSTEM_MONGO_NAME": name, "COMPLEX_SYSTEM_RECONNECT_TIMEOUT": "60",
     }  # fmt: skip
     async with plant(tmp_path, broker, database, values, 1, 0) as made:

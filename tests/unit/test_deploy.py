@@ -883,5 +883,5 @@ def test_the_three_hosts_of_the_documentation_are_deployments(project: Path) -> 
         assert ports
         assert all(port.startswith("10.0.0.") for port in ports)
     services = {service for host in HOSTS for service in compose(project, host)["services"]}
-    assert {*MANIFESTS, "nats", "mongodb", "mlflow"} - services == {"database_maria"}
+    assert {*MANIFESTS, "nats", "mongodb", "mlflow"} - services == {"database_maria", "thing_collection"}
     assert "MLFLOW_TRACKING_URI" not in compose(project, "serving")["x-env"]
