@@ -54,7 +54,7 @@ system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Pyth
 		{ echo "Python 3.11 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	export PATH="$$PATH:/usr/sbin"; missing=""; \
 	needs() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
-	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; needs chromium chromium; \
+	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; needs chromium chromium; needs mosquitto_pub mosquitto-clients; \
 	if [ -z "$(PYTHON)" ]; then missing="$$missing python3.11 python3.11-venv python3.11-dev"; else \
 		"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || missing="$$missing python3.11-venv"; \
 		headers="$$("$(PYTHON)" -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
