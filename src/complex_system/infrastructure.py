@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import complex_system.cli  # noqa: F401, I001 - imports FastIoT as Python 3.13 needs it
 from fastiot.cli.common.infrastructure_services import MariaDBService, MongoDBService, NatsService
 from fastiot.cli.helper_fn import get_jinja_env
 from fastiot.cli.model.deployment import DeploymentConfig
