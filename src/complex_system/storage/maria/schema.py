@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ _BY_STORED = {stored: declared for declared, stored in _STORED.items()}
 _LONGEST_IDENTIFIER = 64
 _LONGEST_IN_COMMENT = 900  # of 1,024 characters
 _COMMENT = re.compile(r"declared as (?P<written>.*) = (?P<type>[a-z ]+)", re.DOTALL)
-_LABELLED = "labelled"
+_FORMER_LABELLED = "labelled"
 _CORRECTED = "corrected"
 _FORMER_ARRIVAL = "by_arrival"
 _LOCK_SECONDS = 600
@@ -121,12 +122,41 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     if _CORRECTED not in {each.name for each in _kept(connection, names.conflicts)}:
         _alter(connection, names.conflicts, (f"ADD COLUMN {_CORRECTED} BOOLEAN NOT NULL DEFAULT FALSE",))
     _index(connection, names.conflicts, _CORRECTED, [_CORRECTED])
-    _index(connection, names.processed, _LABELLED, [processed.columns[dataset.target]])
+    _index(connection, names.processed, _FORMER_LABELLED, [])
     _index(connection, names.raw, ARRIVAL, [RECEIVED])
     _index(connection, names.raw, _FORMER_ARRIVAL, [])
     statements = Statements(dataset, names, raw.columns, processed.columns)
     _add_hashes(connection, dataset, statements)
+    if not select(connection, f"SELECT 1 FROM {names.counts} LIMIT 1", ()):  # noqa: S608 - the name is our own
+        recount(connection, statements)
     return statements
+
+
+def recount(connection: Any, statements: Statements) -> None:
+    """Count all records, and add to the kept numbers what they differ by; one replica does so at a time.
+
+    Tables and numbers are read as they were at one moment, so what others write meanwhile is neither lost nor counted twice.
+
+    Args:
+        connection: A connection for this alone.
+        statements: The statements for the tables.
+    """
+    [(locked,)] = select(
+        connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), 0)", (f" {statements.counts_table}"[-44:],)
+    )
+    if not locked:
+        return
+    began = time.monotonic()
+    connection.commit()  # the transaction that begins with the first statement
+    change(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    change(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+    [kept] = select(connection, statements.counts, ())
+    [counted] = select(connection, statements.count_all, ())
+    differences = [there - known for there, known in zip(counted, kept, strict=True)]
+    change(connection, statements.add_counts, differences)
+    connection.commit()
+    if any(differences):
+        log.info("Counted all records in %.1f s: the numbers differed by %s", time.monotonic() - began, differences)
 
 
 def _add_hashes(connection: Any, dataset: Dataset, statements: Statements) -> None:
