@@ -164,6 +164,7 @@ class Statements:
         self.insert_processed = f"INSERT INTO {names.processed} ({', '.join(self._processed.values())}, {PIPELINE}) VALUES "
         self.replace_processed = f" ON DUPLICATE KEY UPDATE {replaced}"
         self.delete_processed = f"DELETE FROM {names.processed} WHERE {ID} IN "
+        self.was_labelled = f" RETURNING {target} IS NOT NULL"
         self.select_processed_page = f"SELECT {', '.join(values)} FROM {names.processed} ORDER BY {ID} LIMIT ? OFFSET ?"
         self.select_targets = f"SELECT {ID}, {target} FROM {names.processed} WHERE {ID} IN"
         rejected_row = _same_key(names.rejected, "(@there := @there + 1)")
@@ -173,7 +174,6 @@ class Statements:
         )
         self.delete_rejected = f"DELETE FROM {names.rejected} WHERE {ID} IN "
         self.select_rejected = f"SELECT {ID}, reason, version FROM {names.rejected} WHERE {ID} > ? ORDER BY {ID} LIMIT ?"
-        self.count_labelled = f"SELECT COUNT({target}) FROM {names.processed} WHERE {ID} IN "
         self.count_conflicts = f"SELECT COUNT(*), COUNT(NULLIF(corrected, FALSE)) FROM {names.conflicts} WHERE {ID} IN "
         self.count_all = (
             f"SELECT raw.n, processed.n, processed.labelled, rejected.n, conflicts.n, conflicts.corrected FROM "

@@ -174,8 +174,11 @@ class MariaDataStore(DataStore):
             [(there, _)] = select(connection, _THERE, ())
             processed = labelled = 0
             for keys in values.keys_of(row[0] for row in rows):
-                labelled += select(connection, f"{self._sql.count_labelled} ({keys}) FOR UPDATE", ())[0][0]
-                processed += change(connection, f"{self._sql.delete_processed} ({keys})")
+                deleted = select(
+                    connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", (), locks=True
+                )
+                processed += len(deleted)
+                labelled += sum(row[0] for row in deleted)
             self._mark_done(connection, revisions, version)
             self._add(connection, processed=-processed, labelled=-labelled, rejected=len(rows) - there)
 
