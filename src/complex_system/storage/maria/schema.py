@@ -105,12 +105,7 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     kept = _kept(connection, names.raw)
     raw = plan({column.name: column.type for column in dataset.columns}, kept)
     processed = plan(dict.fromkeys(dataset.processed_names[1:], "number"), _kept(connection, names.processed))
-    [(comment,)] = select(
-        connection,
-        "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
-        (names.raw,),
-    )
-    owner = _OWNER.fullmatch(comment)
+    owner = _OWNER.fullmatch(_comment_of(connection, names.raw))
     where = f"The table {names.raw}"
     refuse_another_data_set(where, owner[1] if owner else "", dataset)
     refuse_other_types(where, raw.types, dataset)
@@ -127,8 +122,10 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     _index(connection, names.raw, _FORMER_ARRIVAL, [])
     statements = Statements(dataset, names, raw.columns, processed.columns)
     _add_hashes(connection, dataset, statements)
-    if not select(connection, f"SELECT 1 FROM {names.counts} LIMIT 1", ()):  # noqa: S608 - the name is our own
+    labelled_by = f"labelled by {written(dataset.target)}"
+    if _comment_of(connection, names.counts) != labelled_by:  # new, or of another target
         recount(connection, statements)
+        _alter(connection, names.counts, (f"COMMENT = '{labelled_by}'",))
     return statements
 
 
@@ -216,6 +213,15 @@ def _kept(connection: Any, table: str) -> list[Kept]:
         (table,),
     )
     return [Kept(name, stored.lower(), comment) for name, stored, comment in found]
+
+
+def _comment_of(connection: Any, table: str) -> str:
+    [(comment,)] = select(
+        connection,
+        "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
+        (table,),
+    )
+    return str(comment)
 
 
 def _index(connection: Any, table: str, name: str, columns: list[str]) -> None:
