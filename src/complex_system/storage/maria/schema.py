@@ -124,12 +124,12 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     _add_hashes(connection, dataset, statements)
     labelled_by = f"labelled by {written(dataset.target)}"
     if _comment_of(connection, names.counts) != labelled_by:  # new, or of another target
-        recount(connection, statements)
+        recount(connection, statements, _LOCK_SECONDS)
         _alter(connection, names.counts, (f"COMMENT = '{labelled_by}'",))
     return statements
 
 
-def recount(connection: Any, statements: Statements) -> None:
+def recount(connection: Any, statements: Statements, patience: int = 0) -> None:
     """Count all records, and add to the kept numbers what they differ by; one replica does so at a time.
 
     Tables and numbers are read as they were at one moment, so what others write meanwhile is neither lost nor counted twice.
@@ -137,10 +137,10 @@ def recount(connection: Any, statements: Statements) -> None:
     Args:
         connection: A connection for this alone.
         statements: The statements for the tables.
+        patience: Seconds to wait for another replica that counts.
     """
-    [(locked,)] = select(
-        connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), 0)", (f" {statements.counts_table}"[-44:],)
-    )
+    lock = f" {statements.counts_table}"[-44:]
+    [(locked,)] = select(connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), ?)", (lock, patience))
     if not locked:
         return
     began = time.monotonic()
