@@ -34,6 +34,7 @@ from complex_system.errors import (
 from complex_system.http.connections import BODY_SECONDS, MAX_CONNECTIONS
 from complex_system.http.limits import ByteBudget
 from complex_system.http.responses import status_of
+from complex_system.logs import REQUEST, Identified
 from complex_system.protocol.serving import ORIGIN_HEADER, ORIGINS
 from complex_system.serving.engine import off_loop
 from complex_system.serving.grpc import open_inference_pb2 as pb
@@ -71,7 +72,7 @@ _MAX_DETAILS = 4000
 """Bytes of an error's text: clients take 8 KiB of trailers, where a byte beyond ASCII needs three."""
 
 
-class Call:
+class Call(Identified):
     """A call that is being answered.
 
     Attributes:
@@ -88,6 +89,7 @@ class Call:
         self.metadata: dict[str, str] = {
             name: value for name, value in context.invocation_metadata() or () if type(value) is str
         }
+        super().__init__(self.metadata)
         self.predictor: Predictor | None = None
         self.size = 0
         self.trailers: list[tuple[str, str]] = []
@@ -216,6 +218,7 @@ class GrpcServer:
 
         async def answer(_: Any, context: Any) -> Any:
             call = Call(context)
+            REQUEST.set(call)
             with tracing.received(route, call.metadata, _ABOUT, begins=method.predicts):
                 answered, status = await self._answered(route, method, call)
             if call.trailers:
