@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import Awaitable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -35,8 +34,8 @@ from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.conformal import interval_files, set_apart
-from complex_system.training.cross_validation import FewRecords, Keyed, Predict, out_of_fold
-from complex_system.training.data import SampleCollector, Samples, TrainingData
+from complex_system.training.cross_validation import FewRecords, Keyed, TrainerFit, out_of_fold
+from complex_system.training.data import SampleCollector, TrainingData
 from complex_system.training.onnx import export_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
@@ -201,19 +200,19 @@ class TrainingJob:
         self._keys = await asyncio.to_thread(collector.keys, Part.TRAIN)
         return data if self._few else await asyncio.to_thread(set_apart, self._dataset, data, self._labelled)
 
-    async def _tuned(self, trainer: Trainer, data: TrainingData) -> Trainer:
-        def look() -> None:
-            if self._cancelled.is_set():
-                raise CancelledInThread
+    def _look(self) -> None:
+        """End what runs in the worker thread once this job is cancelled."""
+        if self._cancelled.is_set():
+            raise CancelledInThread
 
-        return await self._service.worker.run(partial(trainer.tuned, data, self._few, look))
+    async def _tuned(self, trainer: Trainer, data: TrainingData) -> Trainer:
+        return await self._service.worker.run(partial(trainer.tuned, data, self._few, self._look, self._service.executor))
 
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()
 
         def on_progress(progress: Progress) -> None:
-            if self._cancelled.is_set():
-                raise CancelledInThread
+            self._look()
             now = time.monotonic()
             if now - self._announced >= PROGRESS_PAUSE:
                 self._announced = now
@@ -229,19 +228,15 @@ class TrainingJob:
         """Train anew without each fold; this does not change the model that is registered."""
         loop = asyncio.get_running_loop()
 
-        def look(_: Progress) -> None:
-            if self._cancelled.is_set():
-                raise CancelledInThread
-
         def on_fold(done: int, of: int) -> None:
             progress = Progress(done, of, math.nan, math.nan)
             asyncio.run_coroutine_threadsafe(self._announce(CROSS_VALIDATING, progress), loop)
 
-        def fit(train: Samples, validation: Samples) -> Predict:
-            return trainer.fit(replace(data, train=train, validation=validation), look).predict
-
+        fit = TrainerFit.of(trainer, data)
         try:
-            return await self._service.worker.run(partial(out_of_fold, fit, few, on_fold))
+            return await self._service.worker.run(
+                partial(out_of_fold, fit, few, on_fold, look=self._look, executor=self._service.executor)
+            )
         except TrainingFailedError as error:
             log.warning("The model of round %s is not cross-validated: %s", self.round, error.message)
             return None

@@ -31,6 +31,8 @@ from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.outbox import KeptTraining, Outbox
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Trainer, TrainingParameters
+from complex_system.training.cluster import ClusterParameters, RayExecutor
+from complex_system.training.executor import SEQUENTIAL, Executor
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class TrainerService(SystemService):
         worker: The background thread.
         few: Labelled records below which models are cross-validated, too; 0 for never.
         has_trained: Whether a model of this trainer is registered, as far as is known.
+        executor: Runs the fits of searches and cross-validations.
         outbox: Models that the tracking server does not have yet, on disk.
     """
 
@@ -61,6 +64,7 @@ class TrainerService(SystemService):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.worker = Worker(f"{THREAD}-{self.trainer_name}")
+        self.executor: Executor = SEQUENTIAL
         self.outbox = Outbox(Path(self.settings.outbox_dir) / self.trainer_name)
         self._kept: list[KeptTraining] = []
         self._kept_task: asyncio.Task[None] | None = None
@@ -179,6 +183,7 @@ class TrainerService(SystemService):
 
     async def _run_job(self, job: TrainingJob) -> None:
         outcome = await job.run()
+        await self.worker.run(self.executor.close)
         # Free before the event is published: a request for the next round that follows it must not be refused as busy.
         self._job, self._last_outcome = None, outcome
         self.has_trained = self.has_trained or outcome.status == "finished"
@@ -218,6 +223,9 @@ class TrainerService(SystemService):
         def load() -> tuple[Trainer, Tracker]:
             trainer = self.make_trainer(TrainingParameters.of(self.settings))
             trainer.prepare()
+            cluster = ClusterParameters.of(self.settings)
+            if cluster.is_set:
+                self.executor = RayExecutor(cluster, trainer.prepare, on_gpus=trainer.on_gpus)
             tracker = self.make_tracker()
             tracker.prepare()
             return trainer, tracker

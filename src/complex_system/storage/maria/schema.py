@@ -19,7 +19,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import StoreUnavailableError
 from complex_system.storage.arrow import converted, unpacked
 from complex_system.storage.envelope import PIPELINE, content_hash
-from complex_system.storage.maria.pool import change, change_each, select
+from complex_system.storage.maria.pool import ONE_SNAPSHOT, change, change_each, select
 from complex_system.storage.maria.sql import ARRIVAL, ENVELOPE_COLUMNS, RECEIVED, TEXT, Statements, quoted, tables
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.naming import TableNames
@@ -145,7 +145,7 @@ def recount(connection: Any, statements: Statements, patience: int = 0) -> None:
         return
     began = time.monotonic()
     connection.commit()  # the transaction that begins with the first statement
-    change(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    change(connection, ONE_SNAPSHOT)
     change(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
     [kept] = select(connection, statements.counts, ())
     [counted] = select(connection, statements.count_all, ())

@@ -151,7 +151,8 @@ class Statements:
         )
         self.next_version = f"SELECT MIN({PIPELINE}) FROM {names.raw} WHERE {PIPELINE} > ?"
         self.mark = f"UPDATE {names.raw} SET {PIPELINE} = ? WHERE {ID} IN "
-        self.mark_revision = f"UPDATE {names.raw} SET {PIPELINE} = IF({REVISION} = ?, ?, '') WHERE {ID} IN "
+        self.mark_revision = f"UPDATE {names.raw} SET {PIPELINE} = ? WHERE {REVISION} = ? AND {ID} IN "
+        self.select_changed = f"SELECT {ID} FROM {names.raw} WHERE {REVISION} <> {{revision}} AND {ID} IN"
         self.any_processed = f"SELECT EXISTS (SELECT 1 FROM {names.processed} WHERE {ID} BETWEEN ? AND ?)"
         self.mark_processed = (
             f"UPDATE {names.processed} AS processed STRAIGHT_JOIN {names.raw} AS raw USING ({ID}) "
@@ -175,6 +176,10 @@ class Statements:
         self.delete_rejected = f"DELETE FROM {names.rejected} WHERE {ID} IN "
         self.select_rejected = f"SELECT {ID}, reason, version FROM {names.rejected} WHERE {ID} > ? ORDER BY {ID} LIMIT ?"
         self.count_conflicts = f"SELECT COUNT(*), COUNT(NULLIF(corrected, FALSE)) FROM {names.conflicts} WHERE {ID} IN "
+        self._count(names, target)
+
+    def _count(self, names: TableNames, target: str) -> None:
+        """Make the statements that count all records, and that keep their numbers."""
         self.count_all = (
             f"SELECT raw.n, processed.n, processed.labelled, rejected.n, conflicts.n, conflicts.corrected FROM "
             f"(SELECT COUNT(*) AS n FROM {names.raw}) AS raw, "
