@@ -37,6 +37,7 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]'
+	@grep -q complex_system $(BIN)/fiot || { $(UV_INSTALL) --quiet --python $(BIN)/python --no-deps --reinstall-package complex-system -e .; }
 	@touch $@
 
 $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)

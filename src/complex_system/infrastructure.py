@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import complex_system.cli  # noqa: F401, I001 - imports FastIoT as Python 3.13 needs it
 from fastiot.cli.common.infrastructure_services import MariaDBService, MongoDBService, NatsService
 from fastiot.cli.helper_fn import get_jinja_env
 from fastiot.cli.model.deployment import DeploymentConfig
@@ -23,6 +22,7 @@ from fastiot.cli.model.infrastructure_service import (
 from fastiot.cli.model.project import ProjectContext
 from jinja2 import ChoiceLoader, FileSystemLoader
 
+import complex_system.cli  # noqa: F401 - imports FastIoT as Python 3.13 needs it
 from complex_system.deploy import ACCOUNTS_FILE, COLLECTION, MLFLOW_SCRIPT, USERS_FILE, declares_collection
 from complex_system.deploy.observability import KEY_FILE, PROMETHEUS_PORT
 from complex_system.local.mlflow_server import COLLECT_SECONDS

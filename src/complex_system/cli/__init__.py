@@ -38,9 +38,9 @@ def _import_fastiot() -> None:
     finally:
         root.removeFilter(_is_ours_to_heed)
     for owner, name in ((ProjectContext, "default"), (DockerTemplate, "all"), (InfrastructureService, "all")):
-        declared = vars(owner)[name]
+        declared: Any = vars(owner)[name]
         if isinstance(declared, classmethod):
-            setattr(owner, name, _ClassProperty(declared.__func__.fget))
+            setattr(owner, name, _ClassProperty(declared.__func__.fget))  # type: ignore[attr-defined]
 
 
 _import_fastiot()
