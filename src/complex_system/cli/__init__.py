@@ -2,9 +2,9 @@
 
 FastIoT imports these modules for every command, so each command imports its parts when it is called.
 
-Importing this package imports FastIoT 1.1 with two mends, which is why ``fiot`` begins here (:func:`main`). It finds its project by
-``classmethod(property(...))``, which Python 3.13 does not know any more: there it finds none, and so no extension. And it warns, whatever
-the command is, that git has no tag.
+Importing this package imports FastIoT 1.1 with two mends, which is why ``fiot`` begins here. It finds its project by
+``classmethod(property(...))``, which Python 3.13 does not know any more: there it finds none, and so no extension. And it warns,
+whatever the command is, that git has no tag.
 """
 
 from __future__ import annotations
