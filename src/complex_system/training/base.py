@@ -100,6 +100,8 @@ class Trainer(ABC):
 
     framework: ClassVar[str]
     """``lightgbm``, ``pytorch`` or ``tensorflow``."""
+    on_gpus: ClassVar[bool] = False
+    """Whether it trains on a GPU where there is one."""
 
     def __init__(self, parameters: TrainingParameters | None = None) -> None:
         self.parameters = parameters or TrainingParameters()

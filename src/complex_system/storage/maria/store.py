@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID, Dataset
@@ -38,11 +39,13 @@ from complex_system.storage.envelope import (
 )
 from complex_system.storage.maria import literals as values
 from complex_system.storage.maria.documents import MariaDocuments
-from complex_system.storage.maria.pool import MariaConnections, Row, change, change_each, select
-from complex_system.storage.maria.schema import migrate, statements_without_tables
-from complex_system.storage.maria.sql import Asked
+from complex_system.storage.maria.pool import ONE_SNAPSHOT, MariaConnections, Row, change, change_each, select
+from complex_system.storage.maria.schema import migrate, recount, statements_without_tables
+from complex_system.storage.maria.sql import COUNTED, Asked
 from complex_system.storage.naming import TableNames
 
+_NONE_THERE = "SET @there = 0, @labelled = 0"
+_THERE = "SELECT @there, @labelled"
 _NOW = "SELECT UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6)) + 0e0"
 
 
@@ -133,6 +136,8 @@ class MariaDataStore(DataStore):
     async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:
         def read(connection: Any) -> Page:
             rows: list[Row] = []
+            # A record whose mark changes between two of these queries would be there twice, or not at all.
+            change(connection, ONE_SNAPSHOT)
             # One exact mark after the other: each walks the index in the order of the keys, which "not equal" cannot.
             for mark in self._marks(connection):
                 if mark != version:
@@ -144,30 +149,47 @@ class MariaDataStore(DataStore):
 
     @override
     async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
-        def write(connection: Any) -> None:
-            rows = values.processed_rows(table, self.dataset.processed_names, version)
+        def write(connection: Any) -> int:
+            changed = self._mark_done(connection, revisions_of(table), version)
+            current = (
+                table if not changed else table.filter(pc.invert(pc.is_in(table.column(ID), pa.array(changed, pa.string()))))
+            )
+            rows = values.processed_rows(current, self.dataset.processed_names, version)
+            change(connection, _NONE_THERE)
             for part in values.texts_of(rows, self._packet):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
+            [(there, were_labelled)] = select(connection, _THERE, ())
+            rejected = 0
             for keys in values.keys_of(rows.column(ID).to_pylist()):
-                change(connection, f"{self._sql.delete_rejected} ({keys})")
-            self._mark_done(connection, revisions_of(table), version)
+                rejected += change(connection, f"{self._sql.delete_rejected} ({keys})")
+            target = rows.column(self.dataset.target)
+            labelled = rows.num_rows - target.null_count - were_labelled
+            self._add(connection, processed=rows.num_rows - there, labelled=labelled, rejected=-rejected)
+            return int(current.num_rows)
 
-        await self._connections.run(write)
-        return {"upserted": table.num_rows}
+        return {"upserted": await self._connections.run(write)}
 
     @override
     async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
-        rows = sorted({each.id: (each.id, each.reason, version) for each in rejections}.values())
-        revisions = {each.id: each.revision for each in rejections}
+        by_key = {each.id: each for each in rejections}
 
-        def write(connection: Any) -> None:
+        def write(connection: Any) -> int:
+            changed = set(self._mark_done(connection, {key: each.revision for key, each in by_key.items()}, version))
+            rows = sorted((key, each.reason, version) for key, each in by_key.items() if key not in changed)
+            change(connection, _NONE_THERE)
             change_each(connection, self._sql.reject, rows)
+            [(there, _)] = select(connection, _THERE, ())
+            processed = labelled = 0
             for keys in values.keys_of(row[0] for row in rows):
-                change(connection, f"{self._sql.delete_processed} ({keys})")
-            self._mark_done(connection, revisions, version)
+                deleted = select(
+                    connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", (), locks=True
+                )
+                processed += len(deleted)
+                labelled += sum(row[0] for row in deleted)
+            self._add(connection, processed=-processed, labelled=-labelled, rejected=len(rows) - there)
+            return len(rejections) - len(changed)
 
-        await self._connections.run(write)
-        return {"rejected": len(rejections)}
+        return {"rejected": await self._connections.run(write)}
 
     @override
     async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
@@ -209,7 +231,11 @@ class MariaDataStore(DataStore):
     @override
     async def counts(self) -> RecordCounts:
         [counted] = await self._connections.select(self._sql.counts)
-        return RecordCounts(**dict(zip(RecordCounts.__struct_fields__, counted, strict=True)))
+        return RecordCounts(**dict(zip(COUNTED, counted, strict=True)))
+
+    @override
+    async def recount(self) -> None:
+        await self._connections.alone(lambda connection: recount(connection, self._sql))
 
     @override
     async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
@@ -231,7 +257,12 @@ class MariaDataStore(DataStore):
 
     @override
     async def delete_raw(self, days: float, limit: int) -> int:
-        return await self._connections.change(self._sql.delete_old_raw, (self.dataset.version, days * 86_400, limit))
+        def delete(connection: Any) -> int:
+            deleted = change(connection, self._sql.delete_old_raw, (self.dataset.version, days * 86_400, limit))
+            self._add(connection, raw=-deleted)
+            return deleted
+
+        return await self._connections.run(delete)
 
     @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
@@ -250,9 +281,16 @@ class MariaDataStore(DataStore):
         [(now,)] = select(connection, _NOW, ()) if orders is None else [(0.0,)]
         given = orders_of(self.dataset, records, orders, now)
         inserted = self._insert_raw(connection, records, senders, given)
+        conflicts = corrected = 0
         if inserted < len(records):
-            self._merge(connection, incoming_of(records, senders, given, self._digest), merge)
+            conflicts, corrected = self._merge(connection, incoming_of(records, senders, given, self._digest), merge)
+        self._add(connection, raw=inserted, conflicts=conflicts, corrected=corrected)
         return merge.saved(self.label, inserted, len(records))
+
+    def _add(self, connection: Any, **numbers: int) -> None:
+        """Add to the kept numbers of records; last in a transaction, so that others do not wait for more than its commit."""
+        if any(numbers.values()):
+            change(connection, self._sql.add_counts, [numbers.get(name, 0) for name in COUNTED])
 
     def _insert_raw(self, connection: Any, records: list[Record], sources: list[str], orders: list[float]) -> int:
         """Insert the records that are not there yet, and return how many these were."""
@@ -264,8 +302,12 @@ class MariaDataStore(DataStore):
             self._mark_processed_before(connection, rows.column(ID).to_pylist())
         return inserted
 
-    def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> None:
-        """Fill and replace values of stored records, and keep what loses. The insert has locked their rows."""
+    def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> tuple[int, int]:
+        """Fill and replace values of stored records, and keep what loses. The insert has locked their rows.
+
+        Returns:
+            Numbers of the new conflicts, and of the new corrections among all conflicts.
+        """
         found = _select_keys(connection, self._sql.select_origins, [each.record[ID] for each in incoming.values()])
         kept = {key: (digest, order) for key, digest, order in found}
         if refused := [each for each in incoming.values() if each.record[ID] not in kept]:
@@ -280,16 +322,25 @@ class MariaDataStore(DataStore):
             if each.record[ID] in kept and not merge.is_known(each, *kept[each.record[ID]])
         }
         if not unknown:
-            return
+            return 0, 0
         rows = _select_keys(connection, self._sql.select_stored, [each.record[ID] for each in unknown.values()])
         changes = merge.merge(unknown, self._stored(rows))
-        if merge.conflicts:
-            change_each(connection, self._sql.keep_conflict, sorted(merge.conflicts.values()))
+        conflicts = sorted(merge.conflicts.values())
+        before = self._conflicts_of(connection, conflicts)
+        if conflicts:
+            change_each(connection, self._sql.keep_conflict, conflicts)
+        after = self._conflicts_of(connection, conflicts)
         for of_values, ending in ((True, self._sql.changed_values), (False, self._sql.changed_raw)):
             chosen = [each for each in changes if each.values == of_values]
             if chosen:
                 for part in values.texts_of(values.changed_rows(chosen, self.dataset), self._packet):
                     change(connection, self._sql.change_raw + part + ending)
+        return after[0] - before[0], after[1] - before[1]
+
+    def _conflicts_of(self, connection: Any, conflicts: list[Conflict]) -> tuple[int, int]:
+        """Count the kept conflicts, and the corrections among them, of the keys of some conflicts."""
+        rows = _select_keys(connection, self._sql.count_conflicts, [each.key for each in conflicts])
+        return sum(row[0] for row in rows), sum(row[1] for row in rows)
 
     def _stored(self, rows: list[Row]) -> list[Stored]:
         """Return raw records with what their envelopes say."""
@@ -309,14 +360,24 @@ class MariaDataStore(DataStore):
             yield mark
             [(mark,)] = select(connection, self._sql.next_version, (mark,))
 
-    def _mark_done(self, connection: Any, revisions: Mapping[str, int | None], version: str) -> None:
-        """Mark raw records as done with a version; one with another revision than the one that was processed waits again."""
+    def _mark_done(self, connection: Any, revisions: Mapping[str, int | None], version: str) -> list[str]:
+        """Mark raw records as done with a version, if they have the revision that was processed.
+
+        Returns:
+            Keys of those that have another one: they wait, or a newer result is there, so this one must not be written.
+        """
+        changed: list[str] = []
         for revision, keys in by_revision(revisions).items():
-            for part in values.keys_of(sorted(keys)):
+            parts, marked = list(values.keys_of(sorted(keys))), 0
+            for part in parts:
                 if revision is None:
                     change(connection, f"{self._sql.mark} ({part})", (version,))
                 else:
-                    change(connection, f"{self._sql.mark_revision} ({part})", (revision, version))
+                    marked += change(connection, f"{self._sql.mark_revision} ({part})", (version, revision))
+            if revision is not None and marked < len(keys):
+                statement = self._sql.select_changed.format(revision=int(revision))
+                changed += [str(row[0]) for row in _select_keys(connection, statement, keys)]
+        return changed
 
     def _mark_processed_before(self, connection: Any, keys: list[str]) -> None:
         """Mark new raw records as done whose processed record came first."""
