@@ -128,8 +128,9 @@ screenshots: install  ## Take the pictures of the monitoring page in docs/images
 	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
 
 .PHONY: docs
-docs: install  ## Write docs/subjects.md from the declarations of the messages
+docs: install  ## Write docs/subjects.md from the declarations, and build the documentation site into build/site; warnings are errors
 	$(BIN)/python docs/subject_reference.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/site
 
 .PHONY: proto
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
