@@ -88,6 +88,14 @@ fresh-machine:  ## Make a minimal Debian in a folder and run README's two comman
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
 
+.PHONY: scale
+RECORDS ?= 300000
+GROWN ?= 0
+DATABASE ?= MariaDB
+
+scale: install  ## Measure what grows with the records: make scale [RECORDS=10000000] [GROWN=10000000] [DATABASE=MongoDB] [ARGS="--parts 20"]
+	$(BIN)/python -m benchmarks.scale $(DATABASE) --records $(RECORDS) --grown $(GROWN) $(ARGS)
+
 lint: install  ## Check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
