@@ -54,8 +54,9 @@ collect:
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A broker for each test: what was collected is remembered there, and a part with the same measurement_id is not made again."""
     server = NatsServer(tmp_path_factory.mktemp("nats"), port=0)
     server.mqtt_port = free_port()
     server.start()
