@@ -122,9 +122,10 @@ class TrainerService(SystemService):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._tracker is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await self.worker.run(self.executor.close)
+                if self._tracker is not None:
                     await self.worker.run(self._tracker.close)
         await self.worker.close(0.5)
 
