@@ -800,9 +800,10 @@ def test_a_service_is_imported_with_nothing_but_what_its_image_installs(service:
 
 OPTIONAL = {
     ("ml_monitoring", "river"), ("ml_monitoring", "uvloop"), ("ml_serving_mlflow", "pandas"),
+    *((service, "ray") for service in MANIFESTS if "_regression" in service),
 }  # fmt: skip
 """Packages that functions import and an image may lack. docs/services/ml_monitoring.md and docs/serving.md say what is missing then;
-without uvloop, ``http.server`` runs on Python's own loop."""
+without uvloop, ``http.server`` runs on Python's own loop; a trainer has Ray in its image for clusters (docs/cluster.md)."""
 
 
 @cache
