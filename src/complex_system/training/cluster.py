@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ _OBJECT_STORE = 512 * 1024 * 1024
 """Bytes of shared memory that the node of a driver may use; more is written to its folder."""
 _NODE_SECONDS, _STOP_SECONDS = 90.0, 10.0
 """How long the node of a driver may take to start, and to stop."""
+_LONG = 300
+"""Such pauses for one task, after which the log says so."""
 _CONNECT_SECONDS = 10.0
 """How long a head that answers may take to accept a connection."""
 
@@ -256,8 +259,12 @@ class RayExecutor(Executor):
             try:
                 for each in waiting:
                     look()
-                    while not ray.wait([each], timeout=_LOOK_PAUSE)[0]:
+                    for pauses in count():
+                        if ray.wait([each], timeout=_LOOK_PAUSE)[0]:
+                            break
                         look()
+                        if pauses == _LONG:
+                            _note_waiting(ray)
                     begun.remove(each)
                     yield _result(ray, each)
             finally:
@@ -276,6 +283,14 @@ class RayExecutor(Executor):
     @override
     def close(self) -> None:
         self._connection.close()
+
+
+def _note_waiting(ray: Any) -> None:
+    free, total = ray.available_resources(), ray.cluster_resources()
+    log.warning(
+        "A task has waited for the Ray cluster, or run there, for %g s; %g of %g CPUs and %g of %g GPUs are free",
+        _LONG * _LOOK_PAUSE, free.get("CPU", 0), total.get("CPU", 0), free.get("GPU", 0), total.get("GPU", 0),
+    )  # fmt: skip
 
 
 def _result(ray: Any, task: Any) -> Any:
