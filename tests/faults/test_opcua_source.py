@@ -42,7 +42,7 @@ collect:
   things: [press-4.*]
   columns:
 {sensors}
-  record: {{on: thing press-4.part_done, id: value, wait: 2s}}
+  record: {{on: 'thing "press-4.part_done"', id: value, wait: 2s}}
 """
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -158,7 +158,7 @@ async def test_a_killed_source_makes_no_record_twice_and_loses_only_what_the_pre
     database = MariaServer(tmp_path / "maria", port=0)
     database.start()
     names = [f"s{sensor}" for sensor in range(SENSORS)]
-    columns = "\n".join(f"  - {{name: {name}, type: number, optional: true, fill: 0}}" for name in names)
+    columns = "\n".join(f"  - {{name: {name}, type: number, optional: true, fill: 0, range: [-9, 9999]}}" for name in names)
     sensors = "\n".join(f"    {name}: {{name: {name}, take: last, not_older: 10s}}" for name in names)
     (tmp_path / "dataset.yaml").write_text(DECLARATION.format(columns=columns, sensors=sensors))
     values = {
