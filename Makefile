@@ -94,6 +94,14 @@ compat:  ## The same on Debian 13, whose Python is 3.13: make compat [KEEP=1] [A
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
 
+.PHONY: scale
+RECORDS ?= 300000
+GROWN ?= 0
+DATABASE ?= MariaDB
+
+scale: install  ## Measure what grows with the records: make scale [RECORDS=10000000] [GROWN=10000000] [DATABASE=MongoDB] [ARGS="--parts 20"]
+	$(BIN)/python -m benchmarks.scale $(DATABASE) --records $(RECORDS) --grown $(GROWN) $(ARGS)
+
 lint: install  ## Check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
