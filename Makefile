@@ -148,9 +148,9 @@ proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 TAG ?= latest
 SERVICES ?=
 
-images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0]
+images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0] [CLUSTER=1]
 	$(BIN)/fiot build --dry
-	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(SERVICES)
+	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(if $(CLUSTER),--cluster) $(SERVICES)
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)
