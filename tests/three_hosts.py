@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from certificates import write_certificates
 from complex_system.local.processes import Child
-from complex_system.local.servers import HOST, MariaServer, MongoServer, Server, program, reachable
+from complex_system.local.servers import HOST, MariaServer, MlflowServer, MongoServer, Server, program, reachable
 from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import authorization, broker_users
@@ -96,6 +96,27 @@ class _HostMongo(_OnHost, MongoServer):
     pass
 
 
+class _HostMlflow(_OnHost, MlflowServer):
+    """The server as MLflow's own command starts it, which other hosts may ask."""
+
+    @override
+    def command(self) -> list[str]:
+        python, *_, folder = MlflowServer.command(self)
+        return self.network.command(self.host, [
+            str(Path(python).with_name("mlflow")), "server", "--host", "0.0.0.0", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
+            "--allowed-hosts", f"{HOST}:*,{self.network.address(self.host)}:*",
+        ])  # fmt: skip
+
+    @override
+    def is_ready(self) -> bool:
+        return self.network.at(self.host, lambda: MlflowServer.is_ready(self))
+
+    @override
+    def environment(self) -> dict[str, str]:
+        return {self.host_variable: f"http://{self.network.address(self.host)}:{self.port}"}
+
+
 DATABASES: dict[str, type[_OnHost]] = {"maria": _HostMaria, "mongo": _HostMongo}
 
 
@@ -120,6 +141,8 @@ class ThreeHosts:
         self._certificates = folder / "certificates"
         self.database = DATABASES[kind](folder / kind, port=0, asks=True)
         self.database.network, self.database.host = network, "data"
+        self.mlflow = _HostMlflow(folder / "mlflow", port=0)
+        self.mlflow.network, self.mlflow.host = network, "training"
 
     # Start and end
 
@@ -165,12 +188,14 @@ class ThreeHosts:
             child.terminate()
         for child in children:
             await asyncio.to_thread(child.stop, 15.0)
-        self.database.stop()
+        for server in (self.mlflow, self.database):
+            server.stop()
 
     def environment(self, user: str) -> dict[str, str]:
         """Variables of a program that connects to its host's broker."""
         return {
             **self.database.environment(),
+            **self.mlflow.environment(),
             "FASTIOT_NATS_HOST": HOST,
             "FASTIOT_NATS_PORT": str(CLIENTS),
             "FASTIOT_NATS_USER": user,

@@ -6,6 +6,8 @@ Nothing that was acknowledged is lost or doubled, no read is older than what was
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -13,10 +15,13 @@ from typing import Any
 
 import pytest
 
-from complex_system.domain.dataset import Dataset
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.messaging.clients import DatabaseClient, ServingClient
 from history import check, check_final
 from namespaces import missing
-from three_hosts import ThreeHosts, three_hosts
+from support import eventually
+from three_hosts import HOSTS, ThreeHosts, three_hosts
 from traffic import Fault, Traffic, bring_about, in_turn, random_schedule
 
 SCHEDULES = int(os.environ.get("HOST_SCHEDULES", "3"))
@@ -32,13 +37,17 @@ def numbers() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-async def hosts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ThreeHosts]:
+async def hosts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ThreeHosts]:
     if what := missing():
         pytest.skip(what)
-    async with three_hosts(tmp_path_factory.mktemp("hosts"), "maria") as made:
+    async with three_hosts(tmp_path_factory.mktemp("hosts"), request.param) as made:
         start_services(made)
         await made.ready()
         yield made
+
+
+MARIA = pytest.mark.parametrize("hosts", ["maria"], indirect=True)
+MONGO = pytest.mark.parametrize("hosts", ["mongo"], indirect=True)
 
 
 def start_services(hosts: ThreeHosts) -> None:
@@ -75,6 +84,7 @@ async def survive(hosts: ThreeHosts, dataset: Dataset, faults: list[Fault], seed
     }  # fmt: skip
 
 
+@MARIA
 @pytest.mark.parametrize("seed", range(SEED, SEED + SCHEDULES))
 async def test_a_random_schedule_of_faults(
     hosts: ThreeHosts, dataset: Dataset, numbers: list[int], report: Any, seed: int
@@ -84,6 +94,52 @@ async def test_a_random_schedule_of_faults(
     report(await survive(hosts, dataset, faults, seed, numbers[-1]))
 
 
+@MARIA
 async def test_each_fault_on_each_link_in_turn(hosts: ThreeHosts, dataset: Dataset, numbers: list[int], report: Any) -> None:
     numbers.append(len(numbers))
     report(await survive(hosts, dataset, in_turn(hosts.network.links, 5.0), 0, numbers[-1]))
+
+
+@MARIA
+@pytest.mark.parametrize("host", HOSTS)
+async def test_a_host_is_alone_for_longer_than_requests_wait(
+    hosts: ThreeHosts, dataset: Dataset, numbers: list[int], report: Any, host: str
+) -> None:
+    numbers.append(len(numbers))
+    faults = [Fault(2, 32, link, "cut") for link in hosts.network.links if host in link]
+    report(await survive(hosts, dataset, faults, numbers[-1], numbers[-1]))
+
+
+@MARIA
+@pytest.mark.timeout(600)
+async def test_the_whole_deployment_survives_each_fault_on_each_link(
+    hosts: ThreeHosts, dataset: Dataset, numbers: list[int], report: Any
+) -> None:
+    """Source, trainer, comparison, serving and monitoring, too; the first champion is trained while links break."""
+    records = 3000
+    numbers.append(len(numbers))
+    await asyncio.to_thread(hosts.mlflow.start)
+    await asyncio.to_thread(hosts.mlflow.wait_ready)
+    hosts.start("training", "ml_lightgbm_regression_mlflow", COMPLEX_SYSTEM_LIGHTGBM_TRIALS="4")
+    hosts.start("training", "ml_consumer", COMPLEX_SYSTEM_TRAINERS="lightgbm", COMPLEX_SYSTEM_PREDICTION_INTERVAL="1")
+    hosts.start("serving", "ml_serving_mlflow")
+    hosts.start("serving", "ml_monitoring", COMPLEX_SYSTEM_MONITORING_INTERVAL="1")
+    await eventually(lambda: all(each in hosts.heard["data"] for each in hosts.children), 120)
+    source = {"COMPLEX_SYSTEM_RECORDS": str(records), "COMPLEX_SYSTEM_BATCH_SIZE": "25", "COMPLEX_SYSTEM_LIVE_RATE": "2"}
+    hosts.start("data", "dummy_data_generation", **source)
+    marks = await survive(hosts, dataset, in_turn(hosts.network.links, 5.0), 0, numbers[-1])
+    made = list(Laboratory(1).records(records))
+    for host in HOSTS:
+        there = await hosts.threads[host].run(DatabaseClient(hosts.clients[host]).raw_by_keys([each[ID] for each in made]))
+        assert there.to_pylist() == made
+        [prediction] = await hosts.threads[host].run(ServingClient(hosts.clients[host]).predict([made[0]]))
+        assert math.isfinite(prediction)
+    report(marks)
+
+
+@MONGO
+async def test_each_fault_on_each_link_on_mongodb(
+    hosts: ThreeHosts, dataset: Dataset, numbers: list[int], report: Any
+) -> None:
+    numbers.append(len(numbers))
+    report(await survive(hosts, dataset, in_turn(hosts.network.links, 3.0), 0, numbers[-1]))
