@@ -214,7 +214,7 @@ class Collection:
             task.add_done_callback(self._predicting.discard)
 
     async def _predict(self, records: Sequence[CollectedRecord]) -> None:
-        """Ask for predictions, once: a later one is not what the plant would have been told."""
+        """Ask for predictions, once, also across a restart: a later one is not what the plant would have been told."""
         try:
             predictions = await self._serving.predict([each.record for each in records])
         except ComplexSystemError as error:
