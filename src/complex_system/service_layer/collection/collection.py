@@ -205,7 +205,8 @@ class Collection:
                 good = [each for place, each in enumerate(good) if place not in bad]
         else:
             return
-        self._count(records=saved.inserted)
+        # Also those that a killed process had saved: what it counted after the place is lost.
+        self._count(records=saved.inserted + saved.existing)
         if self._labels is not None:
             self._labels.saved(each.key for each in good)
         if self._collecting.record.predict and saved.inserted:
