@@ -151,7 +151,8 @@ class DataStore(ABC):
     async def recount(self) -> None:  # noqa: B027 - a database that counts quickly has nothing to do
         """Count all records and correct the numbers that :meth:`counts` keeps; nothing where the database counts quickly itself.
 
-        Our writes keep the numbers. Writes of other programs, and of services of an earlier release, do not.
+        Our writes keep the numbers. Writes of other programs, and of services of an earlier release, do not. Their records get the
+        hash of their content, too.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeVar
 
 from typing_extensions import override
@@ -30,6 +31,8 @@ _RETRIES = 3
 """How often a task is repeated whose worker was lost."""
 _LOOK_PAUSE = 0.1
 """Seconds between two looks at whether tasks that are waited for shall end."""
+_LONG = 300
+"""Such pauses for one task, after which the log says so."""
 _CONNECT_SECONDS = 10.0
 """How long a head that answers may take to accept a connection."""
 
@@ -196,8 +199,12 @@ class RayExecutor(Executor):
             try:
                 for each in waiting:
                     look()
-                    while not ray.wait([each], timeout=_LOOK_PAUSE)[0]:
+                    for pauses in count():
+                        if ray.wait([each], timeout=_LOOK_PAUSE)[0]:
+                            break
                         look()
+                        if pauses == _LONG:
+                            _note_waiting(ray)
                     begun.remove(each)
                     yield _result(ray, each)
             finally:
@@ -216,6 +223,14 @@ class RayExecutor(Executor):
     @override
     def close(self) -> None:
         self._connection.close()
+
+
+def _note_waiting(ray: Any) -> None:
+    free, total = ray.available_resources(), ray.cluster_resources()
+    log.warning(
+        "A task has waited for the Ray cluster, or run there, for %g s; %g of %g CPUs and %g of %g GPUs are free",
+        _LONG * _LOOK_PAUSE, free.get("CPU", 0), total.get("CPU", 0), free.get("GPU", 0), total.get("GPU", 0),
+    )  # fmt: skip
 
 
 def _result(ray: Any, task: Any) -> Any:

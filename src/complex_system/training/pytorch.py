@@ -209,6 +209,7 @@ class PyTorchTrainer(Trainer):
     """Adam on the declared loss, slices of a shuffled tensor, averaged weights, early stopping."""
 
     framework: ClassVar[str] = "pytorch"
+    on_gpus: ClassVar[bool] = True
 
     @override
     def prepare(self) -> None:
@@ -225,16 +226,17 @@ class PyTorchTrainer(Trainer):
 
     @override
     def fit(self, data: TrainingData, on_progress: ProgressCallback) -> PyTorchModel:
-        scaling = Scaling.of(data.train, data.loss)
+        scaling, device = Scaling.of(data.train, data.loss), chosen_device(self.parameters.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.parameters.seed)
             network = self.network(scaling.apply(data.train)[0])
             network.take_scaling(scaling)
+            network.to(device)
             epochs = _Epochs(self, network, scaling, data)
             course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         network.layers.load_state_dict(course.best_weights)
-        network.eval()
-        about = {"weight_decay": WEIGHT_DECAY, **network.about}
+        network.to("cpu").eval()  # served, exported and compared there
+        about = {"weight_decay": WEIGHT_DECAY, "device": device_name(device), **network.about}
         parameters = network_parameters(self.parameters, data.loss, epochs.pace, network.hidden, **about)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
 
@@ -284,8 +286,10 @@ class _Epochs:
         self._layers = network.layers.train()
         self._averaged = copy.deepcopy(network.layers).eval()
         self._scaling = scaling
+        self._device = network.feature_mean.device
         self._train, self._validation = (
-            [torch.from_numpy(part) for part in scaling.apply(samples)] for samples in (data.train, data.validation)
+            [torch.from_numpy(part).to(self._device) for part in scaling.apply(samples)]
+            for samples in (data.train, data.validation)
         )
         self.pace = Pace.of(len(data.train), trainer.parameters.network_batch)
         self._order = torch.Generator().manual_seed(trainer.parameters.seed)
@@ -301,7 +305,7 @@ class _Epochs:
     def one(self) -> Epoch:
         """Go over all training samples in a new order, several times where they are few."""
         x, y = self._train
-        order = torch.cat([torch.randperm(len(x), generator=self._order) for _ in range(self.pace.passes)])
+        order = torch.cat([torch.randperm(len(x), generator=self._order) for _ in range(self.pace.passes)]).to(self._device)
         x, y = x[order], y[order]
         weights: list[Tensor] = list(self._layers.parameters())
         averaged: list[Tensor] = list(self._averaged.parameters())
@@ -324,6 +328,16 @@ class _Epochs:
 
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self._averaged.state_dict().items()}
+
+
+def chosen_device(asked: str) -> torch.device:
+    """Return a GPU with CUDA for ``auto``, where there is one; a worker of a cluster sees only those that it was given."""
+    return torch.device("cuda" if asked == "auto" and torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what is logged of a device."""
+    return f"gpu ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def _loss(loss: Loss, threshold: float) -> Callable[[Tensor, Tensor], Tensor]:

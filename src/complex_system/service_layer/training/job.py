@@ -119,6 +119,8 @@ class TrainingJob:
         await self._service.set_state("working", f"training on {len(data.train)} samples")
         started_at = datetime.now(UTC)
         model, onnx = await self._timed("training", self._fit(trainer, data))
+        if "device" in model.parameters:
+            log.info("Round %s: trained on %s", self.round, model.parameters["device"])
         last = model.history[-1]
         await self._announce("training", last)
         crossed = None

@@ -20,7 +20,7 @@ from complex_system.errors import StoreUnavailableError
 from complex_system.storage.arrow import converted, unpacked
 from complex_system.storage.envelope import PIPELINE, content_hash
 from complex_system.storage.maria.pool import ONE_SNAPSHOT, change, change_each, select
-from complex_system.storage.maria.sql import ARRIVAL, ENVELOPE_COLUMNS, RECEIVED, TEXT, Statements, quoted, tables
+from complex_system.storage.maria.sql import ARRIVAL, ENVELOPE_COLUMNS, HASH, RECEIVED, TEXT, Statements, quoted, tables
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.naming import TableNames
 
@@ -121,21 +121,23 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     _index(connection, names.raw, ARRIVAL, [RECEIVED])
     _index(connection, names.raw, _FORMER_ARRIVAL, [])
     statements = Statements(dataset, names, raw.columns, processed.columns)
-    _add_hashes(connection, dataset, statements)
+    if HASH not in there:
+        _add_hashes(connection, dataset, statements)
     labelled_by = f"labelled by {written(dataset.target)}"
     if _comment_of(connection, names.counts) != labelled_by:  # new, or of another target
-        recount(connection, statements, _LOCK_SECONDS)
+        recount(connection, dataset, statements, _LOCK_SECONDS)
         _alter(connection, names.counts, (f"COMMENT = '{labelled_by}'",))
     return statements
 
 
-def recount(connection: Any, statements: Statements, patience: int = 0) -> None:
-    """Count all records, and add to the kept numbers what they differ by; one replica does so at a time.
+def recount(connection: Any, dataset: Dataset, statements: Statements, patience: int = 0) -> None:
+    """Count all records, add to the kept numbers what they differ by, and add missing hashes; one replica does so at a time.
 
     Tables and numbers are read as they were at one moment, so what others write meanwhile is neither lost nor counted twice.
 
     Args:
         connection: A connection for this alone.
+        dataset: The declaration.
         statements: The statements for the tables.
         patience: Seconds to wait for another replica that counts.
     """
@@ -143,6 +145,7 @@ def recount(connection: Any, statements: Statements, patience: int = 0) -> None:
     [(locked,)] = select(connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), ?)", (lock, patience))
     if not locked:
         return
+    _add_hashes(connection, dataset, statements)
     began = time.monotonic()
     connection.commit()  # the transaction that begins with the first statement
     change(connection, ONE_SNAPSHOT)

@@ -235,7 +235,7 @@ class MariaDataStore(DataStore):
 
     @override
     async def recount(self) -> None:
-        await self._connections.alone(lambda connection: recount(connection, self._sql))
+        await self._connections.alone(lambda connection: recount(connection, self.dataset, self._sql))
 
     @override
     async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
