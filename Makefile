@@ -34,7 +34,7 @@ endef
 $(STAMP): pyproject.toml constraints.txt | system-packages
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]'
 	@touch $@
 
 $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)

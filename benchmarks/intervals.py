@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from benchmarks.validity import Claim, claims_table
 from complex_system.domain.dataset import Dataset
 from complex_system.evaluation.baselines import for_folds
 from complex_system.training import conformal, cross_validation, linear
-from complex_system.training.base import TrainingParameters
+from complex_system.training.base import Trainer, TrainingParameters
 from complex_system.training.conformal import INTERVALS_FILE, Intervals, interval_files, set_apart
-from complex_system.training.cross_validation import Fit, Keyed, Predict, out_of_fold
+from complex_system.training.cross_validation import Fit, Keyed, Predict, TrainerFit, out_of_fold
 from complex_system.training.data import Samples, TrainingData
 
 SPLITS, HELD_OUT, LEVEL = 30, 0.2, 0.9
@@ -68,15 +68,19 @@ class Method:
         return found.hexdigest()[:12]
 
 
-def _lightgbm(data: TrainingData) -> Predict:
+def _lightgbm_trainer() -> Trainer:
     from complex_system.training.lightgbm import LightGBMTrainer
 
     # Without a search, which chooses for each fold anew (``LightGBMTrainer.tuned``) and takes 30 times as long.
-    return LightGBMTrainer(TrainingParameters(lightgbm_trials=1)).fit(data, lambda _: None).predict
+    return LightGBMTrainer(TrainingParameters(lightgbm_trials=1))
+
+
+def _lightgbm(data: TrainingData) -> Predict:
+    return _lightgbm_trainer().fit(data, lambda _: None).predict
 
 
 def _lightgbm_folds(data: TrainingData) -> Fit:
-    return lambda train, validation: _lightgbm(replace(data, train=train, validation=validation))
+    return TrainerFit.of(_lightgbm_trainer(), data)
 
 
 def _methods() -> dict[str, Method]:

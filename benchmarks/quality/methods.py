@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import complex_system
 from complex_system.evaluation.baselines import for_folds
 from complex_system.training.base import Trainer, TrainingParameters
-from complex_system.training.cross_validation import Fit, Keyed, Predict, out_of_fold
+from complex_system.training.cross_validation import Keyed, Predict, TrainerFit, out_of_fold
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.linear import fit_linear
 from complex_system.training.out_of_fold import OutOfFold
@@ -109,10 +109,7 @@ def _trained(make: Callable[[], Trainer]) -> Callable[[Runs], Outcome]:
         trainer = make()
         trainer.prepare()
         trainer = trainer.tuned(data, runs.records)
-
-        def fit(train: Samples, validation: Samples) -> Predict:
-            return trainer.fit(replace(data, train=train, validation=validation), lambda _: None).predict
-
+        fit = TrainerFit.of(trainer, data)
         return Outcome(fit(train, validation), out_of_fold(fit, runs.records))
 
     return run
@@ -147,7 +144,7 @@ def _keras() -> Trainer:
 
 
 def _linear(runs: Runs) -> Outcome:
-    fit: Fit = for_folds(fit_linear)
+    fit = for_folds(fit_linear)
     return Outcome(fit(*parts_of(runs.records)), out_of_fold(fit, runs.records))
 
 

@@ -18,7 +18,7 @@ from complex_system.evaluation.statistics import Evaluation
 from complex_system.protocol.scores import CrossValidation
 from complex_system.settings import Settings
 from complex_system.tracking.registry import ModelVersionRef
-from complex_system.training.cross_validation import Keyed, Predict, cross_validate
+from complex_system.training.cross_validation import Keyed, TrainerFit, cross_validate
 from complex_system.training.data import Samples, TrainingData
 from complex_system.training.lightgbm import LightGBMTrainer
 from complex_system.training.linear import LINEAR, fit_linear
@@ -105,12 +105,8 @@ def _mpg() -> Claim:
     one_hot = [column == value for column in texts for value in np.unique(column)]
     x, y = np.column_stack([*numbers, *one_hot]).astype(np.float32), np.array(table["hwy"], dtype=np.float32)
     records = Keyed(tuple(f"car {each}" for each in range(len(y))), Samples(x, y))
-    trainer = LightGBMTrainer()
-
-    def boosted(train: Samples, validation: Samples) -> Predict:
-        names = tuple(f"feature_{each}" for each in range(x.shape[1]))
-        return trainer.fit(TrainingData(names, "hwy", train, validation), lambda _: None).predict
-
+    names = tuple(f"feature_{each}" for each in range(x.shape[1]))
+    boosted = TrainerFit.of(LightGBMTrainer(), TrainingData(names, "hwy", records.samples, records.samples))
     parts = parts_of(records.groups)
     held_out = Samples(x[parts == Part.HOLDOUT], y[parts == Part.HOLDOUT])
     train, validation = (Samples(x[parts == part], y[parts == part]) for part in (Part.TRAIN, Part.VALIDATION))

@@ -208,6 +208,12 @@ class TrainingFailedError(ComplexSystemError):
     code = "training_failed"
 
 
+class ClusterUnavailableError(ComplexSystemError):
+    """The Ray cluster that trains does not answer, refuses the connection, or Ray is not installed."""
+
+    code = "cluster_unavailable"
+
+
 class TrackingUnavailableError(ComplexSystemError):
     """MLflow or Weights & Biases is unreachable or refuses the request."""
 

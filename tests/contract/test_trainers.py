@@ -18,7 +18,7 @@ from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.training.base import Progress, TrainedModel, Trainer, TrainingParameters, score
-from complex_system.training.cross_validation import FewRecords, Keyed, Predict, cross_validate
+from complex_system.training.cross_validation import FewRecords, Keyed, TrainerFit, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.lightgbm_search import Found
 from complex_system.training.network import Epoch, train_epochs
@@ -93,10 +93,8 @@ class TrainerContract(ABC):
         trainer = kind(QUICK)
         told: list[int] = []
 
-        def fit(train: Samples, validation: Samples) -> Predict:
-            return trainer.fit(TrainingData(dataset.feature_names, dataset.target, train, validation), _ignore).predict
-
-        found = cross_validate(fit, records, lambda done, of: told.append(done), repeats=1)
+        data = TrainingData(dataset.feature_names, dataset.target, records.samples, records.samples)
+        found = cross_validate(TrainerFit.of(trainer, data), records, lambda done, of: told.append(done), repeats=1)
         assert told == [1, 2, 3, 4, 5]
         assert found.records == 51
         assert 0 < found.rmse < 2 * cross_validated_baseline("mean", records).rmse

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,8 +24,8 @@ from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import score
 from complex_system.training.conformal import INTERVALS_FILE
-from complex_system.training.cross_validation import FewRecords, Predict, out_of_fold
-from complex_system.training.data import SampleCollector, Samples
+from complex_system.training.cross_validation import FewRecords, TrainerFit, out_of_fold
+from complex_system.training.data import SampleCollector
 from complex_system.training.linear import fit_linear
 from complex_system.training.onnx import export_onnx, run_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
@@ -50,11 +49,8 @@ def trained(framework: str, dataset: Dataset, labelled: pa.Table) -> TrainingRes
     data, records, kind = collector.training_data(), few.keyed(), trainer(framework)
     assert records is not None
 
-    def fit(train: Samples, validation: Samples) -> Predict:
-        return kind.fit(replace(data, train=train, validation=validation), lambda _: None).predict
-
     started = datetime.now(UTC)
-    model, folds = kind.fit(data, lambda _: None), out_of_fold(fit, records)
+    model, folds = kind.fit(data, lambda _: None), out_of_fold(TrainerFit.of(kind, data), records)
     return TrainingResult(
         trainer=framework, framework=framework, round="by itself", dataset=dataset, data=data, model=model,
         onnx_model=export_onnx(model, data.validation.x, data.validation.y),

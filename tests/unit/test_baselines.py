@@ -50,6 +50,7 @@ from complex_system.training.cross_validation import (
     fold_numbers,
 )
 from complex_system.training.data import SampleCollector, Samples
+from complex_system.training.executor import Look
 from complex_system.training.linear import fit_linear
 from complex_system.training.out_of_fold import standard_error
 from complex_system.training.split import Part, groups_of
@@ -99,7 +100,7 @@ def test_every_record_is_scored_once_a_repeat_by_a_fit_that_has_not_seen_it() ->
     sizes: list[tuple[int, int]] = []
     scored: Counter[bytes] = Counter()
 
-    def fit(train: Samples, validation: Samples):  # type: ignore[no-untyped-def]
+    def fit(train: Samples, validation: Samples, look: Look):  # type: ignore[no-untyped-def]
         sizes.append((len(train), len(validation)))
         known = {row.tobytes() for part in (train, validation) for row in part.x}
         assert len(known) == len(train) + len(validation)
@@ -169,7 +170,7 @@ def test_the_figures_of_a_cross_validation_are_scikit_learns() -> None:
 
 
 def test_a_fit_that_diverges_is_no_cross_validation() -> None:
-    def fit(train: Samples, validation: Samples):  # type: ignore[no-untyped-def]
+    def fit(train: Samples, validation: Samples, look: Look):  # type: ignore[no-untyped-def]
         return lambda x: np.full(len(x), np.inf, dtype=np.float32)
 
     with pytest.raises(TrainingFailedError, match="not finite"):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 
-from complex_system.training.base import Parameter
-from complex_system.training.lightgbm_search import Found, search
-
-Settings = Mapping[str, Parameter]
+from complex_system.training.executor import Look
+from complex_system.training.lightgbm_search import Found, Settings, search
 
 
 class Losses:
@@ -19,7 +17,8 @@ class Losses:
         self.rule = rule
         self.asked: list[tuple[Settings, int]] = []
 
-    def __call__(self, settings: Settings, fold: int, check: Callable[[], None]) -> list[float]:
+    def __call__(self, item: tuple[Settings, int], check: Look) -> list[float]:
+        settings, fold = item
         check()
         self.asked.append((settings, fold))
         return [2.0 * 10.0**fold, self.rule(settings, fold)]
@@ -59,7 +58,8 @@ def test_the_defaults_stay_where_nothing_is_better() -> None:
 
 
 def test_settings_are_judged_by_one_number_of_rounds_for_all_folds() -> None:
-    def curves(settings: Settings, fold: int, check: Callable[[], None]) -> list[float]:
+    def curves(item: tuple[Settings, int], check: Look) -> list[float]:
+        settings, fold = item
         # The others reach less, but each fold elsewhere; one ends early.
         return [1.0, *([0.3, 0.9] if fold else [0.9, 0.3, 0.9])] if settings else [1.0, 0.7, 0.5]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ from complex_system.errors import DeclarationError, NotEnoughDataError
 from complex_system.pipeline.pipeline import Pipeline
 from complex_system.storage.envelope import content_hash
 from complex_system.training.base import score
-from complex_system.training.cross_validation import FewRecords, cross_validate, fold_numbers
+from complex_system.training.cross_validation import FewRecords, TrainerFit, cross_validate, fold_numbers
 from complex_system.training.data import SampleCollector, _Rows
 from complex_system.training.lightgbm import LightGBMTrainer
 from complex_system.training.split import Copies, CopyCount, Part, contents_of, groups_of, parts_of
@@ -90,8 +89,7 @@ def test_noise_that_is_there_three_times_is_not_predictable(seed: int) -> None:
     assert keyed is not None
     folds = fold_numbers(keyed.groups, 5, 0)
     assert all(len(set(folds[np.array(keyed.groups) == group])) == 1 for group in set(keyed.groups))
-    crossed = cross_validate(lambda train, validation: LightGBMTrainer().fit(replace(data, train=train, validation=validation),
-                                                                             lambda _: None).predict, keyed)  # fmt: skip
+    crossed = cross_validate(TrainerFit.of(LightGBMTrainer(), data), keyed)
     assert crossed.r2 < 0.1
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from complex_system.protocol.scores import Residuals, Scores
 from complex_system.training.data import Matrix, TrainingData
+from complex_system.training.executor import SEQUENTIAL, Executor, Look, never
 from complex_system.training.peers import ALONE, Peers
 
 if TYPE_CHECKING:
@@ -115,15 +116,16 @@ class Trainer(ABC):
         """Whether :meth:`tuned` takes time."""
         return False
 
-    def tuned(self, data: TrainingData, few: Keyed | None, look: Callable[[], None] = lambda: None) -> Trainer:
+    def tuned(self, data: TrainingData, few: Keyed | None, look: Look = never, executor: Executor = SEQUENTIAL) -> Trainer:
         """Return a trainer with the parameters that suit such data best; this one, where the framework has no search.
 
         Args:
             data: What the next model is trained on.
             few: All labelled records, where they are few.
             look: Called often; an exception that it raises ends the search.
+            executor: Runs the fits of the search.
         """
-        del data, few, look
+        del data, few, look, executor
         return self
 
     @property

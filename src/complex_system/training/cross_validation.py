@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,9 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.partition import Split
 from complex_system.errors import TrainingFailedError
 from complex_system.protocol.scores import CrossValidation
-from complex_system.training.data import MIN_SAMPLES, Matrix, Samples
+from complex_system.training.base import Trainer
+from complex_system.training.data import MIN_SAMPLES, Matrix, Samples, TrainingData
+from complex_system.training.executor import SEQUENTIAL, Executor, Look, never
 from complex_system.training.grouping import OriginCollector, Origins, divide, last_share, parts_around
 from complex_system.training.out_of_fold import OutOfFold
 from complex_system.training.split import Part, groups_of, parts_of
@@ -35,8 +37,8 @@ _FIRST_TRAINED = 0.5
 
 Predict = Callable[[Matrix], Matrix]
 """Features of shape (n, features) to predictions of shape (n,), in the target's unit."""
-Fit = Callable[[Samples, Samples], Predict]
-"""Fits on the first samples and may stop early by the second ones."""
+Fit = Callable[[Samples, Samples, Look], Predict]
+"""Fits on the first samples and may stop early by the second ones. It calls the last argument often, where it takes long."""
 
 
 Places = npt.NDArray[np.intp]
@@ -174,8 +176,48 @@ def balanced_fold_numbers(groups: Sequence[str], folds: int, repeat: int) -> npt
     return np.array([numbers[group] for group in groups])
 
 
+@dataclass(frozen=True)
+class TrainerFit:
+    """A :data:`Fit` of a trainer.
+
+    Attributes:
+        trainer: Trains.
+        data: Of what else the samples of :meth:`of` were.
+    """
+
+    trainer: Trainer
+    data: TrainingData
+
+    @classmethod
+    def of(cls, trainer: Trainer, data: TrainingData) -> TrainerFit:
+        """Return the fit for folds of the records that ``data`` is of; it holds none of them."""
+        nothing = data.train.of(np.zeros(0, dtype=np.intp))
+        return cls(trainer, replace(data, train=nothing, validation=nothing, calibration=None))
+
+    def __call__(self, train: Samples, validation: Samples, look: Look = never) -> Predict:
+        """Fit, and return what predicts."""
+        return self.trainer.fit(replace(self.data, train=train, validation=validation), lambda _: look()).predict
+
+
+@dataclass(frozen=True)
+class _FoldPredictions:
+    """Predicts what a fold scores, by a fit without it."""
+
+    fit: Fit
+    samples: Samples
+
+    def __call__(self, fold: Fold, look: Look) -> Matrix:
+        train, validation, scored = fold
+        return self.fit(self.samples.of(train), self.samples.of(validation), look)(self.samples.x[scored])
+
+
 def out_of_fold(
-    fit: Fit, records: Keyed, on_fold: Callable[[int, int], None] = lambda done, of: None, repeats: int | None = None
+    fit: Fit,
+    records: Keyed,
+    on_fold: Callable[[int, int], None] = lambda done, of: None,
+    repeats: int | None = None,
+    look: Look = never,
+    executor: Executor = SEQUENTIAL,
 ) -> OutOfFold:
     """Fit without each fold in turn, and let the fit predict that fold.
 
@@ -187,6 +229,8 @@ def out_of_fold(
         records: All labelled records.
         on_fold: Called after every fold with the number of folds done and of all folds.
         repeats: How often the records are divided; by their number unless given.
+        look: Called in every fit; an exception that it raises ends the cross-validation.
+        executor: Runs the fits.
 
     Raises:
         TrainingFailedError: A fit predicts values that are not finite.
@@ -194,11 +238,13 @@ def out_of_fold(
     samples, divided = records.samples, records.folds(repeats)
     predictions = np.full((len(divided), len(samples)), np.nan, dtype=np.float32)
     numbers = np.full(predictions.shape, -1, dtype=np.int8)
-    for repeat, folds in enumerate(divided):
-        for fold, (train, validation, scored) in enumerate(folds):
-            predictions[repeat, scored] = fit(samples.of(train), samples.of(validation))(samples.x[scored])
-            numbers[repeat, scored] = fold
-            on_fold(repeat * FOLDS + fold + 1, len(divided) * FOLDS)
+    with executor.tasks(_FoldPredictions(fit, Samples(samples.x, samples.y))) as run:
+        predicted = run([fold for folds in divided for fold in folds], look)
+        for repeat, folds in enumerate(divided):
+            for fold, (_, _, scored) in enumerate(folds):
+                predictions[repeat, scored] = next(predicted)
+                numbers[repeat, scored] = fold
+                on_fold(repeat * FOLDS + fold + 1, len(divided) * FOLDS)
     places = records.order[numbers[0, records.order] >= 0]  # in every repeat the same
     if not np.isfinite(predictions[:, places]).all():
         raise TrainingFailedError("A fold was predicted with values that are not finite.")

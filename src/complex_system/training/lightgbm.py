@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
@@ -24,6 +24,7 @@ from complex_system.training.base import (
     huber_threshold,
 )
 from complex_system.training.data import Matrix, Samples, TrainingData
+from complex_system.training.executor import SEQUENTIAL, Executor, Look, never
 from complex_system.training.lightgbm_search import Found, search
 from complex_system.training.onnx import with_declared_names
 from complex_system.training.peers import ALONE, Peers
@@ -122,7 +123,9 @@ class LightGBMTrainer(Trainer):
         return self.parameters.lightgbm_trials > 1
 
     @override
-    def tuned(self, data: TrainingData, few: Keyed | None, look: Callable[[], None] = lambda: None) -> LightGBMTrainer:
+    def tuned(
+        self, data: TrainingData, few: Keyed | None, look: Look = never, executor: Executor = SEQUENTIAL
+    ) -> LightGBMTrainer:
         """Return a trainer with the settings that a search found.
 
         Few records are searched on the folds of the cross-validation: each fold's fit is judged on its part for early stopping, never
@@ -138,20 +141,24 @@ class LightGBMTrainer(Trainer):
             folds = [fold for repeat in few.folds() for fold in repeat]
             parts = [(few.samples.of(fold.train), few.samples.of(fold.validation)) for fold in folds]
         samples = min(len(train) for train, _ in parts)
-
-        def curves(settings: Mapping[str, Parameter], fold: int, check: Callable[[], None]) -> list[float]:
-            train, validation = parts[fold]
-            losses: list[float] = []
-
-            def note(results: list[Any]) -> None:
-                check()
-                losses.append(results[0][2])
-
-            self._boosted(self._settings(data, train, settings), data, train, validation, note, with_train=False)
-            return losses
-
+        curves = _Curves(
+            LightGBMTrainer(parameters),
+            [replace(data, train=train, validation=validation, calibration=None) for train, validation in parts],
+        )
         limits = parameters.lightgbm_trials, parameters.lightgbm_seconds, parameters.seed
-        return LightGBMTrainer(parameters, search(curves, len(parts), samples, *limits, look))
+        return LightGBMTrainer(parameters, search(curves, len(parts), samples, *limits, look, executor))
+
+    def losses(self, settings: Mapping[str, Parameter], data: TrainingData, look: Look) -> list[float]:
+        """Return the losses on the validation part, round by round, with settings in place of the default ones."""
+        losses: list[float] = []
+
+        def note(results: list[Any]) -> None:
+            look()
+            losses.append(results[0][2])
+
+        settings = self._settings(data, data.train, settings)
+        self._boosted(settings, data, data.train, data.validation, note, with_train=False)
+        return losses
 
     @property
     @override
@@ -289,6 +296,18 @@ class LightGBMTrainer(Trainer):
         except lgb.basic.LightGBMError as error:
             raise ValueError(str(error)) from error
         return LightGBMModel(feature_names, parameters, history, best_step, booster)
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """The losses that a search asks for: of settings, on the part that stops a fold's fit early."""
+
+    trainer: LightGBMTrainer
+    folds: Sequence[TrainingData]
+
+    def __call__(self, item: tuple[Mapping[str, Parameter], int], look: Look) -> list[float]:
+        settings, fold = item
+        return self.trainer.losses(settings, self.folds[fold], look)
 
 
 def in_single_precision(model: str) -> tuple[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from complex_system.training.base import Parameter
+from complex_system.training.executor import SEQUENTIAL, Executor, Look, Tasks, never
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,10 @@ _PRUNE_AFTER = 5
 
 Curve = npt.NDArray[np.float64]
 """Loss on a validation part after every round."""
-Curves = Callable[[Mapping[str, Parameter], int, Callable[[], None]], Sequence[float]]
-"""Settings in place of the defaults, and the number of a fold, to the losses on its validation part, round by round.
-
-It calls the last argument often, and lets its exceptions pass."""
+Settings = Mapping[str, Parameter]
+"""Of LightGBM, in place of the default ones."""
+Curves = Callable[[tuple[Settings, int], Look], Sequence[float]]
+"""Settings and the number of a fold to the losses on its validation part, round by round; a task of ``training.executor``."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,23 @@ class Found:
         return {"search_trials": self.trials, "search_complete": self.in_time, "search_loss_ratio": round(self.gain, 4)}
 
 
+_Begun = tuple[Any, Settings, Generator[Sequence[float], None, None]]
+"""A trial, its settings, and the losses of its folds as they come."""
+
+
 class _TimeIsUp(Exception):
     """Ends a fit when the search has no time left."""
 
 
 def search(
-    curves: Curves, folds: int, samples: int, trials: int, seconds: float, seed: int, look: Callable[[], None] = lambda: None
+    curves: Curves,
+    folds: int,
+    samples: int,
+    trials: int,
+    seconds: float,
+    seed: int,
+    look: Look = never,
+    executor: Executor = SEQUENTIAL,
 ) -> Found:
     """Look for better settings than the default ones, which are the first trial.
 
@@ -69,6 +81,9 @@ def search(
     settings: the number of rounds is the same for all folds. A mean of each fold's own least loss would praise curves that scatter.
     After each fold, a trial is given up where it is worse than the median of the earlier ones (Optuna's median pruner). New settings
     are proposed by the tree-structured Parzen estimator.
+
+    The folds of a trial, and the first trials, which are drawn at random whatever the losses, may run at the same time. The others
+    wait for all trials before them, so that what is proposed, and found, is the same wherever the fits run.
 
     Source: J. Bergstra et al., Algorithms for hyper-parameter optimization, NeurIPS 2011.
 
@@ -80,6 +95,7 @@ def search(
         seconds: Time limit; what is running then is given up.
         seed: Of the proposals.
         look: Called in every fit; an exception that it raises ends the search.
+        executor: Runs the fits.
     """
     import optuna
 
@@ -96,35 +112,48 @@ def search(
         if time.monotonic() > until:
             raise _TimeIsUp
 
-    first: list[float] = []
-    losses: list[float] = []
-    best = Found()
-    for number in range(trials):
+    def begin(number: int, run: Tasks[tuple[Settings, int], Sequence[float]]) -> _Begun:
         trial = study.ask()
         proposed = proposal(trial, samples)
         settings = proposed if number else {}
-        found: list[Curve] = []
-        try:
-            while len(found) < folds and not (found and number and trial.should_prune()):
-                curve = np.asarray(curves(settings, len(found), check), dtype=np.float64)
-                if not number:
-                    first.append(float(curve[0]) or 1.0)
-                found.append(curve / first[len(found)])
-                trial.report(float(_mean(found).min()), len(found) - 1)
-        except _TimeIsUp:
-            log.info(
-                "The search for LightGBM's parameters ended after %d of %d trials: %g s are over", number, trials, seconds
-            )
-            return replace(best, trials=number, in_time=False)
-        if len(found) < folds:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            continue
-        mean = _mean(found)
-        losses.append(float(mean.min()))
-        study.tell(trial, losses[-1])
-        if losses[-1] < min(losses[:-1], default=np.inf):
-            enough = int(np.argmax(mean <= (1 + PLATEAU) * losses[-1]))  # the first such round
-            best = Found(settings, (1 + enough) / samples, gain=losses[-1] / losses[0] if losses[0] else 1.0)
+        return trial, settings, run([(settings, fold) for fold in range(folds)], check)
+
+    def begun(run: Tasks[tuple[Settings, int], Sequence[float]]) -> Iterator[_Begun]:
+        yield from [begin(number, run) for number in range(min(STARTUP, trials))]
+        for number in range(STARTUP, trials):
+            yield begin(number, run)  # when all before it are told
+
+    first: list[float] = []
+    losses: list[float] = []
+    best = Found()
+    with executor.tasks(curves) as run:
+        for number, (trial, settings, fitted) in enumerate(begun(run)):
+            found: list[Curve] = []
+            try:
+                while len(found) < folds and not (found and number and trial.should_prune()):
+                    curve = np.asarray(next(fitted), dtype=np.float64)
+                    if not number:
+                        first.append(float(curve[0]) or 1.0)
+                    found.append(curve / first[len(found)])
+                    trial.report(float(_mean(found).min()), len(found) - 1)
+            except _TimeIsUp:
+                log.info(
+                    "The search for LightGBM's parameters ended after %d of %d trials: %g s are over",
+                    number,
+                    trials,
+                    seconds,
+                )
+                return replace(best, trials=number, in_time=False)
+            if len(found) < folds:
+                fitted.close()
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                continue
+            mean = _mean(found)
+            losses.append(float(mean.min()))
+            study.tell(trial, losses[-1])
+            if losses[-1] < min(losses[:-1], default=np.inf):
+                enough = int(np.argmax(mean <= (1 + PLATEAU) * losses[-1]))  # the first such round
+                best = Found(settings, (1 + enough) / samples, gain=losses[-1] / losses[0] if losses[0] else 1.0)
     return replace(best, trials=trials)
 
 

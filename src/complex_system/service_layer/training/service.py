@@ -31,6 +31,7 @@ from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.outbox import KeptTraining, Outbox
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Trainer, TrainingParameters
+from complex_system.training.executor import SEQUENTIAL, Executor
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class TrainerService(SystemService):
         worker: The background thread.
         few: Labelled records below which models are cross-validated, too; 0 for never.
         has_trained: Whether a model of this trainer is registered, as far as is known.
+        executor: Runs the fits of searches and cross-validations.
         outbox: Models that the tracking server does not have yet, on disk.
     """
 
@@ -57,10 +59,14 @@ class TrainerService(SystemService):
     """Name of this trainer in rounds and registered models."""
     framework: ClassVar[str]
     """``lightgbm``, ``pytorch`` or ``tensorflow``."""
+    shared_from: ClassVar[int] = 150_000
+    """Labelled records from which the workers of a cluster, where one is set, fetch them and share the fit. So many need neither a
+    search nor a cross-validation, and LightGBM does not train again on both parts."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.worker = Worker(f"{THREAD}-{self.trainer_name}")
+        self.executor: Executor = SEQUENTIAL
         self.outbox = Outbox(Path(self.settings.outbox_dir) / self.trainer_name)
         self._kept: list[KeptTraining] = []
         self._kept_task: asyncio.Task[None] | None = None

@@ -1,0 +1,50 @@
+"""The connection to a Ray cluster: what is said where there is none. Clusters themselves are in tests/integration/test_cluster.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from complex_system.errors import ClusterUnavailableError
+from complex_system.settings import Settings
+from complex_system.training.cluster import ClusterParameters, connected
+
+
+def test_without_an_address_there_is_no_cluster() -> None:
+    assert not ClusterParameters.of(Settings()).is_set
+
+
+def test_a_worker_asks_for_what_is_set_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ClusterParameters.of(Settings()).task_options == {"num_cpus": 1.0}
+    monkeypatch.setenv("COMPLEX_SYSTEM_RAY_CPUS", "2")
+    monkeypatch.setenv("COMPLEX_SYSTEM_RAY_GPUS", "0.5")
+    monkeypatch.setenv("COMPLEX_SYSTEM_RAY_MEMORY", "1000000")
+    cluster = ClusterParameters.of(Settings())
+    assert cluster.task_options == {"num_cpus": 2.0, "num_gpus": 0.5, "memory": 1_000_000.0}
+    assert cluster.resources == {"CPU": 2.0, "GPU": 0.5, "memory": 1_000_000.0}
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("auto", "host:port of the cluster's head is expected"), ("127.0.0.1:1", "Nothing answers at 127.0.0.1:1")],
+)
+def test_an_address_that_leads_nowhere_is_an_error_that_names_the_setting(address: str, message: str) -> None:
+    with pytest.raises(ClusterUnavailableError, match=message) as caught, connected(ClusterParameters(address)):
+        pass
+    assert "COMPLEX_SYSTEM_RAY_ADDRESS" in str(caught.value)
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(ClusterUnavailableError, match=r"complex-system\[cluster\]"),
+        connected(ClusterParameters("127.0.0.1:1")),
+    ):
+        pass
+
+
+def test_ray_is_not_imported_before_it_is_needed() -> None:
+    code = "import sys, complex_system.training.cluster; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
