@@ -49,12 +49,13 @@ $(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)
 	@$(UV_INSTALL) --python .venv-clients/bin/python -c constraints-clients.txt 'tritonclient[grpc,http]' mlserver mlserver-lightgbm openapi-python-client
 	@touch $@
 
-system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser) as root, or name them all
+system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser, ip and iptables) as root, or name them all
 	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	export PATH="$$PATH:/usr/sbin"; missing=""; \
 	needs() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
 	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; needs chromium chromium; \
+	needs mosquitto_pub mosquitto-clients; needs ip iproute2; needs iptables iptables; \
 	if [ -z "$(PYTHON)" ]; then missing="$$missing python3.11 python3.11-venv python3.11-dev"; else \
 		"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || missing="$$missing python3.11-venv"; \
 		headers="$$("$(PYTHON)" -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
@@ -148,5 +149,6 @@ fuzz: install  ## Search for inputs that break a reader, each so long: make fuzz
 .PHONY: faults
 FAULT_RECORDS ?= 50000
 
-faults: install  ## Kill, freeze and slow down servers and services while 50,000 records flow: make faults [FAULT_RECORDS=n] [ARGS="-k maria"]
-	FAULT_RECORDS=$(FAULT_RECORDS) $(BIN)/python -m pytest tests/faults -m "long or not long" $(ARGS)
+HOST_SCHEDULES ?= 20
+faults: install  ## Break servers, services and, as root, links of three hosts while records flow: make faults [FAULT_RECORDS=50000] [HOST_SCHEDULES=20] [ARGS="-k maria"]
+	FAULT_RECORDS=$(FAULT_RECORDS) HOST_SCHEDULES=$(HOST_SCHEDULES) $(BIN)/python -m pytest tests/faults -m "long or not long" $(ARGS)

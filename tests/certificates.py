@@ -1,4 +1,4 @@
-"""A certificate authority and a server's certificate for 127.0.0.1, made here."""
+"""A certificate authority and a server's certificate for 127.0.0.1 and other addresses, made here."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from cryptography.x509.oid import NameOID
 from complex_system.local.servers import HOST
 
 
-def write_certificates(folder: Path) -> Path:
-    """Write ``ca.pem``, ``cert.pem`` and ``key.pem``, and ``other.pem`` of an authority that signed nothing; return the folder."""
+def write_certificates(folder: Path, *addresses: str) -> Path:
+    """Write ``ca.pem``, ``cert.pem`` and ``key.pem``, and ``other.pem`` of an authority that signed nothing; return the folder.
+
+    Args:
+        folder: Where to.
+        addresses: Further addresses of the server.
+    """
     now = datetime.datetime.now(datetime.UTC)
 
     def make(name: str, issuer: x509.Name | None, signer: Any) -> tuple[x509.Certificate, Any]:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))])
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(each)) for each in (HOST, *addresses)])
         signing = signer or key
         authority = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         certificate = (

@@ -324,7 +324,7 @@ class StoreCases(ABC):
         assert keys_of(await store.unprocessed("v1", None, 30)) == []
         assert [each.id for each in await store.rejected(None, 30)] == [keys[20], *keys[22:25]]
 
-    async def test_what_was_made_of_an_older_revision_comes_too_late_and_is_made_again(
+    async def test_what_was_made_of_an_older_revision_comes_too_late_and_replaces_nothing(
         self, store: DataStore, settings: Settings, records: list[Record]
     ) -> None:
         keys = [record[ID] for record in records[:6]]
@@ -332,12 +332,41 @@ class StoreCases(ABC):
         old = processed_table(store.dataset, keys).append_column(REVISION, pa.array([1] * 6, pa.int64()))
         for key in keys:
             change(self.database, settings, key, CHANGED, 7.5)
-        new = processed_table(store.dataset, keys, base=5.0).append_column(REVISION, pa.array([2] * 6, pa.int64()))
-        await store.upsert_processed(new, "v1")
+        results = processed_table(store.dataset, keys, base=5.0)
+        new = results.append_column(REVISION, pa.array([2] * 6, pa.int64()))
+        assert await store.upsert_processed(new, "v1") == {"upserted": 6}
+        for _ in range(2):
+            assert await store.upsert_processed(old.slice(0, 2), "v1") == {"upserted": 0}
+            late = [Rejection(id=key, reason="odd", revision=1) for key in keys[2:4]]
+            assert await store.reject(late, "v1") == {"rejected": 0}
+            assert await store.upsert_processed(new, "v1") == {"upserted": 6}
         assert keys_of(await store.unprocessed("v1", None, 30)) == []
-        await store.upsert_processed(old.slice(0, 2), "v1")
-        await store.reject([Rejection(id=key, reason="odd", revision=1) for key in keys[2:4]], "v1")
-        assert keys_of(await store.unprocessed("v1", None, 30)) == keys[:4]
+        assert await store.rejected(None, 30) == []
+        page = await store.processed_columns(results.column_names, labelled=False, version="v1", after=None, limit=10)
+        assert page.table.to_pylist() == results.to_pylist()
+
+    async def test_a_walk_over_all_raw_records_misses_none_whose_mark_changes_meanwhile(
+        self, store: DataStore, records: list[Record]
+    ) -> None:
+        other, keys = records[:5], [record[ID] for record in records]
+        await store.save_raw([{**record, CHANGED: None} for record in records])
+        ended = asyncio.Event()
+
+        async def change_marks() -> None:
+            for target in other:
+                page = await store.unprocessed("v1", None, 100)
+                revisions = page.table.column(REVISION)
+                done = processed_table(store.dataset, keys_of(page)).append_column(REVISION, revisions)
+                await store.upsert_processed(done, "v1")
+                await store.save_raw([target])  # fills it, so that it waits again
+            ended.set()
+
+        async def walk() -> None:
+            while not ended.is_set():
+                assert keys_of(await store.unprocessed("none", None, 100)) == keys
+
+        await asyncio.gather(change_marks(), *(walk() for _ in range(3)))
+        assert keys_of(await store.unprocessed("v1", None, 100)) == [other[-1][ID]]
 
     async def test_results_without_a_revision_count_for_whatever_is_there(
         self, store: DataStore, settings: Settings, records: list[Record]

@@ -54,8 +54,9 @@ collect:
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A broker for each test: what was collected is remembered there, and a part with the same measurement_id is not made again."""
     server = NatsServer(tmp_path_factory.mktemp("nats"), port=0)
     server.mqtt_port = free_port()
     server.start()
@@ -203,7 +204,12 @@ async def test_broker_and_collection_are_killed_while_readings_come(
         await faults
     parts = Counter(reading["measurement_id"] for reading in sent)
     expected = {part: (int(part.split("-")[1]) % 97 + (count - 1) / 2, count) for part, count in parts.items()}
-    await system.until(lambda counts: counts.raw >= len(expected))
+    try:
+        await system.until(lambda counts: counts.raw >= len(expected))
+    except AssertionError as error:
+        missing = sorted(expected.keys() - {record[ID] for record in await all_raw(system.database)})
+        said = "\n".join(system.log(name)[-3000:] for name in (COLLECTION, service))
+        raise AssertionError(f"{len(missing)} of {len(expected)} records are missing: {missing[:20]}\n{said}") from error
     saved = await all_raw(system.database)
     record_property(
         f"MQTT, {COLLECTION} and {service}", f"{len(sent)} readings with PUBACK, {KILLS} kills, {len(saved)} records"

@@ -32,6 +32,7 @@ from support import BROKER_PASSWORD, TesterService, eventually, guarded, running
 
 ROOT = Path(__file__).parents[2]
 TOPIC = "ingest-raw-datapoints/press-4"
+DOCS = (ROOT / "docs/machines.md").read_text(encoding="utf-8").partition("## By MQTT")[2]
 DEVICES = ("COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4", "COMPLEX_SYSTEM_NATS_DEVICE_PRESS_5")
 
 
@@ -226,8 +227,7 @@ async def test_what_came_before_the_system_forwards_is_not_taken_for_a_copy(
 
 @pytest.mark.usefixtures("database")
 async def test_the_example_of_the_docs_works_as_it_is_printed(tester: TesterService, broker: MqttServer) -> None:
-    section = (ROOT / "docs/machines.md").read_text(encoding="utf-8").partition("## By MQTT")[2]
-    code = section.partition("```python\n")[2].partition("```")[0]
+    code = DOCS.partition("```python\n")[2].partition("```")[0]
     names = {"password": BROKER_PASSWORD, "port": broker.mqtt_port}
     await asyncio.to_thread(exec, code, names)
     names["client"].loop_stop()  # type: ignore[attr-defined]
@@ -253,6 +253,47 @@ collect:
   record: {on: 'thing "press-4.part_done"', id: value, wait: 0.3s}
   label: {column: strength, from: 'thing "lab.strength"', match: id, within: 1h}
 """
+
+
+async def publish_as_printed(broker: MqttServer, what: str) -> None:
+    """Run the documentation's command block with ``mosquitto_pub`` that has a text; only port and password are this broker's."""
+    [block] = [each for each in DOCS.split("```")[1::2] if "mosquitto_pub" in each and what in each]
+    assert "-p 1883 -u press-4 -P ..." in block
+    script = block.replace("-p 1883", f"-p {broker.mqtt_port}").replace("-P ...", f"-P {BROKER_PASSWORD}")
+    bash = await asyncio.create_subprocess_exec("bash", "-euc", script, stderr=asyncio.subprocess.PIPE)
+    _, said = await bash.communicate()
+    assert (bash.returncode, said) == (0, b"")
+
+
+@pytest.mark.usefixtures("database")
+async def test_the_command_that_publishes_a_record_works_as_it_is_printed(tester: TesterService, broker: MqttServer) -> None:
+    await publish_as_printed(broker, "rohwert_1_labormessung")
+    await settled(tester, 1)
+    [record] = await raw(tester)
+    assert (record[ID], record["rohwert_1_labormessung"]) == ("P-4711", 12.5)
+
+
+async def test_the_commands_that_publish_readings_work_as_they_are_printed(
+    tester: TesterService, broker: MqttServer, settings: Settings
+) -> None:
+    press = Dataset.parse(PRESS)
+    async with (
+        running(DatabaseMongoService, settings, press),
+        running(ThingCollectionService, settings, press) as collection,
+    ):
+        await eventually(lambda: collection.health().state == "ready")
+        await publish_as_printed(broker, "things/press-4/temperature")
+
+        async def heard() -> CollectionState | None:
+            state: CollectionState = await tester.ask(GET_COLLECTION, Empty())
+            known = any(sensor.value is not None for sensor in state.sensors)
+            return state if known and not state.behind and not await kept(tester, mqtt.STREAM) else None
+
+        state = await eventually(heard)
+        assert (state.counts.malformed, state.counts.unusable, state.notes) == (0, 0, ())
+        assert [(each.name, each.value) for each in state.sensors if each.value is not None] == [
+            ("press-4.temperature", 61.5)
+        ]
 
 
 async def test_readings_become_records_each_counted_once(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -205,6 +207,19 @@ async def test_a_server_is_browsed_into_a_declaration_that_reads_it(press: Plc) 
 def secured(url: str, folder: Path, **changes: str) -> OpcUaDeclaration:
     files = {"certificate": "client.der", "key": "client.pem", "server_certificate": "server.der", **changes}
     return declaration(url, security={name: str(folder / file) for name, file in files.items() if file})
+
+
+async def test_the_certificate_of_the_documentation_is_made_as_printed(tmp_path: Path) -> None:
+    folder = write_opcua_certificates(tmp_path)
+    text = (Path(__file__).parents[2] / "docs/machines.md").read_text(encoding="utf-8")
+    [block] = [each for each in text.split("```")[1::2] if "openssl req" in each]
+    for name in ("client.der", "client.pem", "trusted/client.der"):
+        (folder / name).unlink()
+    done = await asyncio.to_thread(subprocess.run, ["bash", "-euc", block], cwd=folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shutil.copy(folder / "client.der", folder / "trusted")
+    async with plc(PRESS, certificates=folder) as press, reading(secured(press.url, folder)) as (_, found):
+        await first_values(found)
 
 
 async def test_certificates_and_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

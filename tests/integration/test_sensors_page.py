@@ -44,7 +44,7 @@ STATE = CollectionState(
         Sensor(name="press-4.temperature", value=181.2345678, unit="degC", at=NOW - 1, age=0.4, per_second=20.0),
         Sensor(name="press-4.torque"),
     ),
-    open_records=(OpenRecord(key="part-7", at=NOW - 2, waits_for="late readings, until 12:00:05 UTC"),),
+    open_records=(OpenRecord(key="part-7", at=NOW - 2, waits_for="late readings, 3.5 s more"),),
     waiting_records=3,
     open_labels=(OpenLabel(record="part-9", value=41.5, at=NOW - 60),),
     waiting_labels=1,

@@ -217,8 +217,11 @@ async def test_labels_come_after_their_record_before_it_corrected_and_never(
             await machine.labelled("before", 42.5)
             state = await machine.counted(labels=4, records=2)
             assert state.waiting_labels == 0
-            await machine.json("lab.results", {"strength": 1.0})
-            await machine.counted(malformed=1)
+            for _ in range(3):
+                await machine.json("lab.results", {"strength": 1.0})
+            state = await machine.counted(malformed=3)
+            [note] = [each for each in state.notes if "lab.results" in each]
+            assert note.endswith("(3 times)")
         short = Dataset.parse(DECLARATION.replace("within: 1h", "within: 1s"))
         async with collecting(settings, short):
             await machine.json("lab.results", {"id": "never", "strength": 1.0})

@@ -212,6 +212,7 @@ def test_every_shipped_rule_has_a_sentence_of_its_own(dataset: Dataset) -> None:
         assert metric not in change.alert.sentence
         (change,) = [change for at in (2000, 3000) for change in judge.evaluate(at, Figures.of_flat(good))]
         assert "back to normal after" in change.alert.over
+        assert ("limit" in change.alert.over) == (rule.threshold != 0)  # else it is a matter of yes or no
 
 
 def test_an_alert_names_the_raw_column_through_all_steps_or_the_feature_where_there_are_several() -> None:

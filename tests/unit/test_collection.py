@@ -30,10 +30,10 @@ def test_a_part_gets_what_its_sensors_said_before_it_and_waits_for_late_readings
             ]
         )
     )
-    assert one.due(at(14.9)) == []
+    assert one.due(at(15)) == []
     (waiting,) = one.waiting()
     assert (waiting.key, waiting.until, waiting.missing) == ("P-1", at(15), ())
-    (made,) = one.due(at(15))
+    (made,) = one.due(at(15.000001))
     assert (made.key, made.time, made.machine, made.sequence) == ("P-1", at(10), "press-4", 9)
     assert made.values == {
         "temp_mean": 62.0, "pressure": 7.5, "slope": 0.5, "running": pytest.approx(5 / 9), "mode": "run", "parts": 3,
@@ -104,6 +104,30 @@ def test_a_measurement_is_complete_when_no_reading_of_it_comes_for_the_waiting_t
         "b": {"temp_mean": 5.0, "pressure": None},
     }
     assert any("measurement_id cannot be a key" in text for text in one.warnings())
+
+
+OF_MEASUREMENT = [
+    Reading("temperature", 1.0, 20, measurement_id="a"),
+    Reading("pressure", 1.0, 25, measurement_id="b"),
+    Reading("temperature", 3.0, 25, measurement_id="a"),
+]
+OF_PERIOD = [
+    Reading("temperature", 1.0, 15),
+    Reading("pressure", 1.0, 22),
+    Reading("temperature", 3.0, 20, arrived=22),
+]
+
+
+@pytest.mark.parametrize(
+    ("declared", "rows"), [(MEASUREMENTS.replace('">"', '"press-4.>"'), OF_MEASUREMENT), (PERIODS, OF_PERIOD)]
+)
+def test_a_record_is_complete_only_when_no_reading_can_come_at_its_last_moment(declared: str, rows: list[Reading]) -> None:
+    """Messages may have the same time, and a batch may end between them."""
+    one = collector(dataset(declared))
+    one.add(readings(rows[:2]))
+    assert one.due(at(rows[1].time)) == []
+    one.add(readings(rows[2:], first=3))
+    assert 2.0 in [each.values["temp_mean"] for each in one.due(at(100))]
 
 
 def test_a_measurement_id_of_a_process_makes_no_record_and_a_warning() -> None:

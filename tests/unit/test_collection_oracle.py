@@ -216,11 +216,6 @@ def same(made: dict[str, Any], expected: dict[str, Any]) -> None:
 THINGS, EVERY, IDS = dataset(WINDOWS, COLUMNS), dataset(PERIODS, COLUMNS), dataset(MEASUREMENTS, COLUMNS)
 
 
-KNOWN_FAULT = pytest.mark.xfail(
-    reason="a measurement_id whose readings come again after its record was made, and a restart from an older checkpoint: the record "
-    "may get other values, once in some thousand streams (docs/limits.md)",
-    strict=False,
-)
 PROPERTIES = {"things": (THINGS, of_things), "periods": (EVERY, of_periods), "measurements": (IDS, of_measurements)}
 
 
@@ -243,7 +238,7 @@ def test_records_are_those_of_a_plain_computation(kind: str, rows: list[Reading]
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", [*list(PROPERTIES)[:-1], pytest.param("measurements", marks=KNOWN_FAULT)])
+@pytest.mark.parametrize("kind", PROPERTIES)
 @settings(max_examples=3000, deadline=None)
 @given(rows=streams(), data=st.data())
 def test_many_more_records_are_those_of_a_plain_computation(kind: str, rows: list[Reading], data: st.DataObject) -> None:

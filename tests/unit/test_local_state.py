@@ -23,6 +23,7 @@ from complex_system.local.state import Prediction, Process, RunState, ScenarioPr
 from complex_system.local.watcher import Watcher, is_up
 from complex_system.protocol.database import RecordCounts
 from complex_system.protocol.operations import Alert, Heartbeat
+from complex_system.protocol.promotion import KnownVersion, Promotion
 from complex_system.protocol.scores import Scores
 from complex_system.protocol.training import (
     ChampionSummary,
@@ -166,6 +167,30 @@ async def test_the_first_winner_is_no_champion_where_a_person_decides(run: Obser
     await run.watcher.compared(replace(COMPARISON, candidate=COMPARISON.champion))
     assert run.state.champion is None
     assert not any(line.startswith("champion:") for line in run.logged)
+
+
+LAB_1 = KnownVersion(model="lab-lightgbm", version="1", framework="lightgbm", rmse=14.4)
+LAB_2 = KnownVersion(model="lab-pytorch", version="2", framework="pytorch", rmse=14.9)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "now", "note", "champion"),
+    [
+        (None, Promotion(champion=LAB_1), "an earlier run has a champion already", "lab-lightgbm"),
+        (LAB_1, Promotion(candidate=LAB_1), "an earlier run has a candidate, lab-lightgbm 1, but no champion yet", None),
+        (LAB_1, Promotion(champion=LAB_1), "an earlier run has a champion already", "lab-lightgbm"),  # approved since
+        (None, Promotion(champion=LAB_2), "an earlier run has a champion already", "lab-pytorch"),  # rolled back since
+        (None, Promotion(), "an earlier run has compared models, but there is no champion", None),  # by hand
+    ],
+)
+async def test_a_comparison_of_an_earlier_run_is_told_by_who_is_champion_now(
+    run: Observed, candidate: KnownVersion | None, now: Promotion, note: str, champion: str | None
+) -> None:
+    await run.watcher.recalled(replace(COMPARISON, candidate=COMPARISON.champion if candidate else None), now)
+    assert run.logged[0] == note
+    assert run.state.recalled
+    assert (run.state.champion and run.state.champion.model) == champion
+    assert any(line.startswith("champion:") for line in run.logged) == (champion is not None)
 
 
 FEW = replace(

@@ -63,10 +63,13 @@ def read(monitor: Monitor, key: str = "1h") -> Reading:
     return take(monitor, Facts(monitor.dataset, version="1"), PERIODS[key], NOW)
 
 
-def predict(monitor: Monitor, pairs: int = 40, error: float = 10.0, served: Served = BY) -> None:
+def predict(
+    monitor: Monitor, pairs: int = 40, error: float = 10.0, served: Served = BY, group: str = "material_id="
+) -> None:
     for i in range(pairs):
         at = NOW - 60 * (i % 30) - 1
-        monitor.history.paired(Pair(at, 100.0 + i + error * (-1) ** i, 100.0 + i, served, f"material_id={i % 2}"))
+        of = f"{group}{i % 2}" if group else ""
+        monitor.history.paired(Pair(at, 100.0 + i + error * (-1) ** i, 100.0 + i, served, of))
         monitor.history.minute(at).answered(served, 2.0, 3)
 
 
@@ -128,6 +131,12 @@ def test_without_anything_every_view_says_what_is_awaited(monitor: Monitor) -> N
         filled = str(view.fill(reading, Viewer()) or view.skeleton())
         assert re.search("[Ww]aiting|No |Nothing|None", filled), view.title
     assert {answer.level for answer in answers.all_answers(reading)[:3]} == {"none"}
+
+
+def test_without_a_category_the_page_does_not_wait_for_groups(monitor: Monitor) -> None:
+    monitor.history.crowned(crowned(NOW - 1800, champion()))
+    predict(monitor, group="")
+    assert "no category by which residuals could be grouped" in everything(read(monitor))
 
 
 def test_the_answers_follow_services_errors_and_drift(monitor: Monitor) -> None:

@@ -74,7 +74,7 @@ def add_device(
         f"readings      things.{device}.NAME, or v1.thing.{device}.NAME as FastIoT sends them\n"
         f"MQTT topics   ingest-raw-datapoints/{topic} and things/{topic}/NAME, where the broker takes MQTT\n"
         f"inbox prefix  {inbox_prefix(device)}\n\nThe broker knows it after `fiot config {deployment}` and "
-        f"`fiot start {deployment} -d`."
+        f"`fiot start {deployment} -d`, or at the next `fiot run {deployment} --locked`."
     )
 
 

@@ -90,8 +90,8 @@ class Measurements:
         yield from self._complete(ended, clock - 1)
 
     def due(self, clock: int) -> Iterator[Made]:
-        """Yield the records that are complete at a time on the stream's clock, in order."""
-        yield from self._complete([], clock)
+        """Yield the records that are complete before a time on the stream's clock, in order: more readings may have that time."""
+        yield from self._complete([], clock - 1)
 
     @property
     def open(self) -> int:

@@ -52,7 +52,7 @@ class WaitingRecord:
         key: Its ``_id``.
         time: Of the reading that made it, or the end of the period, or the newest reading of the measurement.
         machine: Machine of that reading; empty where records are of several machines.
-        until: Time on the stream's clock at which it is returned, unless a measurement gets more readings.
+        until: Time on the stream's clock after which it is returned, unless a measurement gets more readings.
         missing: Columns that have no reading so far.
     """
 

@@ -140,8 +140,8 @@ class Windows:
         self._prune(clock)
 
     def due(self, clock: int) -> Iterator[Made]:
-        """Yield the records that are complete at a time on the stream's clock, in order."""
-        while self._heap and self._heap[0][0] <= clock:
+        """Yield the records that are complete before a time on the stream's clock, in order: more readings may have that time."""
+        while self._heap and self._heap[0][0] < clock:
             yield from self._close()
         self._prune(clock)
 

@@ -17,12 +17,14 @@ from complex_system.local.state import READY_STATES, Champion, RunState
 from complex_system.protocol.base import Empty
 from complex_system.protocol.database import GET_COUNTS
 from complex_system.protocol.operations import ALERT_ENDED, ALERT_RAISED, SERVICE_HEARTBEAT, Alert, Heartbeat
+from complex_system.protocol.promotion import GET_PROMOTION, Promotion
 from complex_system.protocol.training import (
     CHAMPION_CHANGED,
     COMPARISON_FINISHED,
     GET_COMPARISON,
     TRAINING_FINISHED,
     TRAINING_PROGRESS,
+    ChampionSummary,
     ComparisonFinished,
     TrainingFinished,
     TrainingProgress,
@@ -77,11 +79,30 @@ class Watcher:
         while self._plan.has("ml_consumer") and not self._state.comparison:
             with contextlib.suppress(ComplexSystemError):
                 last = await self._client.ask(GET_COMPARISON, Empty(), 10.0)
-                if last and not self._state.comparison:
-                    self._state.note("an earlier run has a champion already")
-                    await self.compared(last)
-                    self._state.recalled = True
+                if last:
+                    promotion = await self._client.ask(GET_PROMOTION, Empty(), 10.0)
+                    if not self._state.comparison:
+                        await self.recalled(last, promotion)
             await asyncio.sleep(2.0)
+
+    async def recalled(self, last: ComparisonFinished, promotion: Promotion) -> None:
+        """Take the comparison of an earlier run. Its champion may be another one by now: a person may have decided."""
+        champion, candidate = promotion.champion, promotion.candidate
+        if champion:
+            self._state.note("an earlier run has a champion already")
+        elif candidate:
+            self._state.note(f"an earlier run has a candidate, {candidate.label}, but no champion yet")
+        else:
+            self._state.note("an earlier run has compared models, but there is no champion")
+        self._take(last)
+        self._state.recalled = True
+        if champion is None:
+            return
+        if champion.label == f"{last.champion.model} {last.champion.version}":
+            await self.champion(last.champion)
+        elif champion.rmse is not None:
+            model, version, framework = champion.model, champion.version, champion.framework
+            await self.champion(ChampionSummary(model=model, version=version, framework=framework, rmse=champion.rmse))
 
     async def heartbeat(self, beat: Heartbeat) -> None:
         """Take the state of a service."""
@@ -116,11 +137,15 @@ class Watcher:
 
     async def compared(self, message: ComparisonFinished) -> None:
         """Take a comparison of models, and its champion."""
-        self._state.comparison, self._state.recalled = message, False
-        for line in comparison_lines(message):
-            self._state.note(line)
+        self._take(message)
+        self._state.recalled = False
         if message.candidate != message.champion:  # where a person decides, the first winner is no champion yet
             await self.champion(message.champion)
+
+    def _take(self, message: ComparisonFinished) -> None:
+        self._state.comparison = message
+        for line in comparison_lines(message):
+            self._state.note(line)
 
     async def champion(self, message: Champion) -> None:
         """Take the champion."""

@@ -103,6 +103,8 @@ class Trainer(ABC):
     """``lightgbm``, ``pytorch`` or ``tensorflow``."""
     distributes: ClassVar[bool] = False
     """Whether several workers can train one model, each on its share of the samples."""
+    on_gpus: ClassVar[bool] = False
+    """Whether it trains on a GPU where there is one."""
 
     def __init__(self, parameters: TrainingParameters | None = None) -> None:
         self.parameters = parameters or TrainingParameters()

@@ -10,15 +10,25 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from complex_system.errors import ClusterUnavailableError
+from typing_extensions import override
+
+from complex_system.errors import ClusterUnavailableError, TrainingFailedError
+from complex_system.training.executor import Executor, Look, Tasks, never
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+_RETRIES = 3
+"""How often a task is repeated whose worker was lost."""
+_LOOK_PAUSE = 0.1
+"""Seconds between two looks at whether tasks that are waited for shall end."""
 _CONNECT_SECONDS = 10.0
 """How long the head may take to accept a connection: after that Ray itself would wait for minutes, or end the process."""
 
@@ -85,27 +95,30 @@ def imported() -> Any:
 
 @contextmanager
 def connected(cluster: ClusterParameters) -> Iterator[Any]:
-    """Connect this process to the cluster while the block runs, and yield the module ``ray``.
+    """Connect this process to the cluster while the block runs, and yield the module ``ray``; a block inside of it uses the same.
 
     Raises:
         ClusterUnavailableError: Ray is not installed, the address does not answer, or the cluster refuses the token.
     """
     ray = imported()
-    if not ray.is_initialized():
-        _check_answers(cluster.address)
-        try:
-            ray.init(
-                address=cluster.address,
-                namespace="complex-system",
-                ignore_reinit_error=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise ClusterUnavailableError(
-                f"The Ray cluster at {cluster.address} does not accept the connection: {error}"
-            ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    _check_answers(cluster.address)
+    try:
+        ray.init(
+            address=cluster.address,
+            namespace="complex-system",
+            ignore_reinit_error=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterUnavailableError(
+            f"The Ray cluster at {cluster.address} does not accept the connection: {error}"
+        ) from error
+    try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         total = ray.cluster_resources()
         log.info(
@@ -115,7 +128,6 @@ def connected(cluster: ClusterParameters) -> Iterator[Any]:
             total.get("CPU", 0),
             total.get("GPU", 0),
         )
-    try:
         yield ray
     finally:
         ray.shutdown()
@@ -135,3 +147,88 @@ def _check_answers(address: str) -> None:
             f"Nothing answers at {address}, the address of the Ray cluster in COMPLEX_SYSTEM_RAY_ADDRESS ({error}). Start the "
             "cluster, or leave the address empty to train in the service."
         ) from error
+
+
+class RayExecutor(Executor):
+    """Spreads tasks over the cluster, one CPU each: a fit of a search or of a fold has one thread, wherever it runs.
+
+    Ray repeats a task whose worker is lost. The connection is made with the first tasks and stays until :meth:`close`, and with it the
+    workers' processes, which have imported the framework.
+    """
+
+    def __init__(self, cluster: ClusterParameters, prepare: Callable[[], None], *, on_gpus: bool = False) -> None:
+        """Make an executor.
+
+        Args:
+            cluster: Where the tasks run.
+            prepare: Called once in every process of a worker, before its first task.
+            on_gpus: Whether each task gets as many GPUs as a worker of a fit.
+        """
+        self._cluster = cluster
+        self._prepare = prepare
+        self._options = {"num_cpus": 1.0, **({"num_gpus": cluster.gpus} if on_gpus and cluster.gpus else {})}
+        self._connection = ExitStack()
+
+    @override
+    @contextmanager
+    def tasks(self, function: Callable[[T, Look], R]) -> Iterator[Tasks[T, R]]:
+        ray = self._connection.enter_context(connected(self._cluster))
+        remote = ray.remote(**self._options, max_retries=_RETRIES)(_carry_out)
+        work = ray.put((self._prepare, function))
+        begun: set[Any] = set()
+
+        def run(items: Iterable[T], look: Look) -> Generator[R, None, None]:
+            waiting = [remote.remote(work, item) for item in items]
+            begun.update(waiting)
+            return results(waiting, look)
+
+        def results(waiting: list[Any], look: Look) -> Generator[R, None, None]:
+            try:
+                for each in waiting:
+                    look()
+                    while not ray.wait([each], timeout=_LOOK_PAUSE)[0]:
+                        look()
+                    begun.remove(each)
+                    yield _result(ray, each)
+            finally:
+                give_up(waiting)
+
+        def give_up(refs: Iterable[Any]) -> None:
+            for each in begun.intersection(refs):
+                begun.remove(each)
+                ray.cancel(each)
+
+        try:
+            yield run
+        finally:
+            give_up(begun)
+
+    @override
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _result(ray: Any, task: Any) -> Any:
+    """Return the result of a task that is done, or raise its exception."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise TrainingFailedError(f"The Ray cluster lost a task {_RETRIES + 1} times, and gave it up: {error}") from error
+
+
+_prepared: set[str] = set()
+"""What has been prepared in this process of a worker."""
+
+
+def _carry_out(work: tuple[Callable[[], None], Callable[[T, Look], R]], item: T) -> R:
+    """Run one task; in a worker."""
+    prepare, function = work
+    if not imported().get_runtime_context().get_accelerator_ids()["GPU"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that Ray has not given belongs to somebody else
+    name = f"{prepare.__module__}.{prepare.__qualname__}"
+    if name not in _prepared:
+        prepare()
+        _prepared.add(name)
+    return function(item, never)

@@ -41,6 +41,10 @@ class Executor(ABC):
                 function, or an object of a module's class that pickles. Its result depends on the item alone.
         """
 
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what later tasks may need; when there are some again, it is made anew."""
+
 
 class Sequential(Executor):
     """Runs the tasks one after another in the caller's thread, each when its result is asked for."""
@@ -53,6 +57,10 @@ class Sequential(Executor):
                 yield function(item, look)
 
         yield run
+
+    @override
+    def close(self) -> None:
+        pass
 
 
 SEQUENTIAL = Sequential()

@@ -100,4 +100,4 @@ class PlantDemo(ScenarioDemo):
     async def _ended(self, alert: Alert) -> None:
         self._state.alerts.pop(alert.key, None)
         if alert.metric.startswith(_SILENT) and alert.metric.endswith(SENSOR) and self._has(RESUMED):
-            self._happened(ENDED, "none is open")
+            self._happened(ENDED, alert.over)

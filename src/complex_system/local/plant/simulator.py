@@ -104,7 +104,11 @@ class Plant:
         folder = await server.nodes.objects.add_folder(plant._index, "Press")
         for name in (*(f"Press.{sensor}" for sensor in _OPCUA), "Press.part_done", STOPPED):
             first = "" if name in ("Press.part_done", STOPPED) else 0.0
-            variable = await folder.add_variable(_node(name, plant._index), ua.QualifiedName(name, plant._index), first)
+            sensor = name.removeprefix("Press.")
+            variable = await folder.add_variable(_node(name, plant._index), ua.QualifiedName(sensor, plant._index), first)
+            if sensor in UNITS:
+                unit = ua.EUInformation(DisplayName=ua.LocalizedText(UNITS[sensor]))
+                await variable.add_property(0, "EngineeringUnits", unit)
             if name == STOPPED:
                 await variable.set_writable()
             else:

@@ -337,5 +337,7 @@ def _raised_message(rule: AlertRule, subject: str, figure: Figure, value: float,
 def _ended_message(rule: AlertRule, subject: str, figure: Figure, value: float, seconds: float, dataset: Dataset) -> str:
     """Return that it is over, after so many seconds."""
     what = f"{named(subject, dataset)} is" if subject else _ENDED.get(rule.metric, f"{rule.metric} is")
+    if value == rule.threshold == 0:  # a matter of yes or no
+        return f"{what} back to normal after {duration(seconds)}."
     shown = percent(value) if figure.name in _SHARES else f"{value:.4g}"
     return f"{what} back to normal after {duration(seconds)}: {rule.name} {shown}, limit {rule.threshold:g}."

@@ -85,7 +85,7 @@ class Collection:
         self._new_labels: list[Label] = []
         self._counts = CollectionCounts()
         self._unmatched: deque[OpenLabel] = deque(maxlen=_UNMATCHED)
-        self._notes: deque[str] = deque(maxlen=_NOTES)
+        self._notes: dict[str, int] = {}  # how often each came, the newest last
         self._predicting: set[asyncio.Task[None]] = set()
         self._opened = False
         self._now = self._kept_at = 0.0
@@ -106,7 +106,7 @@ class Collection:
             found = self._decoder.decode(batch.messages, after=self._seen)
             self._seen = max(self._seen, found.last)
             self._count(malformed=len(found.faults), dropped=batch.dropped)
-            self._notes.extend(found.faults)
+            self._note(*found.faults)
             self._new_labels = found.labels
             self._collector.add(found.readings)
             self._records.extend(self._collector.due(datetime.fromtimestamp(batch.now, UTC)))
@@ -141,11 +141,14 @@ class Collection:
         return CollectionState(
             at=self._now,
             problem=self.problem,
-            notes=(*self._notes, *self._collector.warnings()),
+            notes=(
+                *(text if times == 1 else f"{text} ({times:,} times)" for text, times in self._notes.items()),
+                *self._collector.warnings(),
+            ),
             behind=self._stream.behind,
             per_second=sum(sensor.per_second for sensor in sensors),
             sensors=tuple(sensors),
-            open_records=tuple(_open(each) for each in opened[:_SHOWN]),
+            open_records=tuple(_open(each, self._now) for each in opened[:_SHOWN]),
             waiting_records=self._collector.open,
             open_labels=tuple(_shown(label) for label in labels.oldest(_SHOWN)) if labels else (),
             waiting_labels=len(labels) if labels else 0,
@@ -196,7 +199,7 @@ class Collection:
                 bad = {int(fault["record"]) for fault in error.faults}
                 if not bad:
                     raise
-                self._notes.append(f"record {good[min(bad)].key}: {error.message}")
+                self._note(f"record {good[min(bad)].key}: {error.message}")
                 log.warning("The database refuses %d records: %s", len(bad), error.message)
                 self._count(refused=len(bad))
                 good = [each for place, each in enumerate(good) if place not in bad]
@@ -216,7 +219,7 @@ class Collection:
             predictions = await self._serving.predict([each.record for each in records])
         except ComplexSystemError as error:
             log.warning("%d records were not predicted: %s", len(records), error.message)
-            self._notes.append(f"not predicted: {error.message}")
+            self._note(f"not predicted: {error.message}")
         else:
             self._count(predicted=len(predictions))
 
@@ -225,7 +228,7 @@ class Collection:
         await labels.join(self._now)
         outcome, labels.outcome = labels.outcome, Outcome()
         self._count(labels=outcome.joined, refused=len(outcome.refused), unmatched=len(outcome.unmatched))
-        self._notes.extend(outcome.refused)
+        self._note(*outcome.refused)
         self._unmatched.extend(_shown(label) for label in outcome.unmatched)
 
     async def _keep_place(self) -> None:
@@ -233,6 +236,13 @@ class Collection:
         kept = _Kept(self._collector.checkpoint(), self._seen, self._counts, tuple(self._unmatched))
         await self._stream.keep(msgspec.json.encode(kept))
         self._kept_at = self._now
+
+    def _note(self, *texts: str) -> None:
+        """Keep the newest messages; one that comes again is kept once."""
+        for text in texts:
+            self._notes[text] = self._notes.pop(text, 0) + 1
+            if len(self._notes) > _NOTES:
+                del self._notes[next(iter(self._notes))]
 
     def _count(self, **more: int) -> None:
         if any(more.values()):
@@ -247,9 +257,9 @@ def _sensor(state: SensorState) -> Sensor:
     )  # fmt: skip
 
 
-def _open(record: WaitingRecord) -> OpenRecord:
+def _open(record: WaitingRecord, now: float) -> OpenRecord:
     """Return an open record with what it waits for: late readings, and the columns that have none yet."""
-    waits = f"late readings, until {record.until:%H:%M:%S} UTC"
+    waits = f"late readings, {max(record.until.timestamp() - now, 0):,.1f} s more"
     missing = f"; nothing yet for {', '.join(record.missing)}" if record.missing else ""
     return OpenRecord(key=record.key, at=record.time.timestamp(), waits_for=waits + missing)
 

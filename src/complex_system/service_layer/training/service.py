@@ -31,6 +31,7 @@ from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.outbox import KeptTraining, Outbox
 from complex_system.tracking.registry import ModelRegistry, ModelVersionRef
 from complex_system.training.base import Trainer, TrainingParameters
+from complex_system.training.cluster import ClusterParameters, RayExecutor
 from complex_system.training.executor import SEQUENTIAL, Executor
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,7 @@ class TrainerService(SystemService):
 
     async def _run_job(self, job: TrainingJob) -> None:
         outcome = await job.run()
+        await self.worker.run(self.executor.close)
         # Free before the event is published: a request for the next round that follows it must not be refused as busy.
         self._job, self._last_outcome = None, outcome
         self.has_trained = self.has_trained or outcome.status == "finished"
@@ -224,6 +226,9 @@ class TrainerService(SystemService):
         def load() -> tuple[Trainer, Tracker]:
             trainer = self.make_trainer(TrainingParameters.of(self.settings))
             trainer.prepare()
+            cluster = ClusterParameters.of(self.settings)
+            if cluster.is_set:
+                self.executor = RayExecutor(cluster, trainer.prepare, on_gpus=trainer.on_gpus)
             tracker = self.make_tracker()
             tracker.prepare()
             return trainer, tracker

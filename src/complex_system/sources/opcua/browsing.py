@@ -146,9 +146,10 @@ def _with_uri(node_id: ua.NodeId, uris: Sequence[str]) -> str:
 def declaration_text(declaration: OpcUaDeclaration, machine: str, found: Found) -> str:
     """Return a first ``opcua.yaml`` of a server that was browsed, with what a person has to look at as comments."""
     security = declaration.security
+    offered = ", ".join("no security" if each == "None None" else each for each in found.endpoints)
     files = security and f"certificate: {_quoted(security.certificate)}, key: {_quoted(security.key)}"
     lines = [
-        f"# Made by `fiot extras opcua-browse`. The server offers: {', '.join(found.endpoints)}.",
+        f"# Made by `fiot extras opcua-browse`. The server offers: {offered}.",
         "# Delete what no record needs, check names and units, and see docs/machines.md for the other keys.",
         f"endpoint: {declaration.endpoint}",
         *([f"security: {{{files}}}  # add server_certificate, and copy the files beside this one"] if files else []),

@@ -41,6 +41,8 @@ _TOO_WIDE = {1117, 1118}  # too many columns, too large a row or definition; Inn
 _TOO_MANY_OF_INNODB = "errno: 185"
 _REPEATS = 8
 _PATIENCE = 3600
+ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+"""As the first statement of some work: all of its queries read what was there at the first of them."""
 _ROWS_A_STATEMENT = 250  # the connector holds the interpreter while it packs them: 12 ms
 
 
@@ -174,7 +176,7 @@ class MariaConnections:
             "connect_timeout": 3,
             "read_timeout": 20,
             "write_timeout": 20,
-            # A read needs no snapshot beyond its statement, and writers of neighbouring keys do not wait for each other.
+            # Most reads need no snapshot beyond their statement, and writers of neighbouring keys do not wait for each other.
             "init_command": "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
             **other,
         }

@@ -135,7 +135,8 @@ class Statements:
         )
         self.next_version = f"SELECT MIN({PIPELINE}) FROM {names.raw} WHERE {PIPELINE} > ?"
         self.mark = f"UPDATE {names.raw} SET {PIPELINE} = ? WHERE {ID} IN "
-        self.mark_revision = f"UPDATE {names.raw} SET {PIPELINE} = IF({REVISION} = ?, ?, '') WHERE {ID} IN "
+        self.mark_revision = f"UPDATE {names.raw} SET {PIPELINE} = ? WHERE {REVISION} = ? AND {ID} IN "
+        self.select_changed = f"SELECT {ID} FROM {names.raw} WHERE {REVISION} <> {{revision}} AND {ID} IN"
         self.any_processed = f"SELECT EXISTS (SELECT 1 FROM {names.processed} WHERE {ID} BETWEEN ? AND ?)"
         self.mark_processed = (
             f"UPDATE {names.processed} AS processed STRAIGHT_JOIN {names.raw} AS raw USING ({ID}) "

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from typing_extensions import override
 
 from complex_system.domain.dataset import ID, Dataset
@@ -38,7 +39,7 @@ from complex_system.storage.envelope import (
 )
 from complex_system.storage.maria import literals as values
 from complex_system.storage.maria.documents import MariaDocuments
-from complex_system.storage.maria.pool import MariaConnections, Row, change, change_each, select
+from complex_system.storage.maria.pool import ONE_SNAPSHOT, MariaConnections, Row, change, change_each, select
 from complex_system.storage.maria.schema import migrate, statements_without_tables
 from complex_system.storage.maria.sql import Asked
 from complex_system.storage.naming import TableNames
@@ -133,6 +134,8 @@ class MariaDataStore(DataStore):
     async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:
         def read(connection: Any) -> Page:
             rows: list[Row] = []
+            # A record whose mark changes between two of these queries would be there twice, or not at all.
+            change(connection, ONE_SNAPSHOT)
             # One exact mark after the other: each walks the index in the order of the keys, which "not equal" cannot.
             for mark in self._marks(connection):
                 if mark != version:
@@ -144,30 +147,33 @@ class MariaDataStore(DataStore):
 
     @override
     async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
-        def write(connection: Any) -> None:
-            rows = values.processed_rows(table, self.dataset.processed_names, version)
+        def write(connection: Any) -> int:
+            changed = self._mark_done(connection, revisions_of(table), version)
+            current = (
+                table if not changed else table.filter(pc.invert(pc.is_in(table.column(ID), pa.array(changed, pa.string()))))
+            )
+            rows = values.processed_rows(current, self.dataset.processed_names, version)
             for part in values.texts_of(rows, self._packet):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
             for keys in values.keys_of(rows.column(ID).to_pylist()):
                 change(connection, f"{self._sql.delete_rejected} ({keys})")
-            self._mark_done(connection, revisions_of(table), version)
+            return int(current.num_rows)
 
-        await self._connections.run(write)
-        return {"upserted": table.num_rows}
+        return {"upserted": await self._connections.run(write)}
 
     @override
     async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
-        rows = sorted({each.id: (each.id, each.reason, version) for each in rejections}.values())
-        revisions = {each.id: each.revision for each in rejections}
+        by_key = {each.id: each for each in rejections}
 
-        def write(connection: Any) -> None:
+        def write(connection: Any) -> int:
+            changed = set(self._mark_done(connection, {key: each.revision for key, each in by_key.items()}, version))
+            rows = sorted((key, each.reason, version) for key, each in by_key.items() if key not in changed)
             change_each(connection, self._sql.reject, rows)
             for keys in values.keys_of(row[0] for row in rows):
                 change(connection, f"{self._sql.delete_processed} ({keys})")
-            self._mark_done(connection, revisions, version)
+            return len(rejections) - len(changed)
 
-        await self._connections.run(write)
-        return {"rejected": len(rejections)}
+        return {"rejected": await self._connections.run(write)}
 
     @override
     async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
@@ -316,14 +322,24 @@ class MariaDataStore(DataStore):
             yield mark
             [(mark,)] = select(connection, self._sql.next_version, (mark,))
 
-    def _mark_done(self, connection: Any, revisions: Mapping[str, int | None], version: str) -> None:
-        """Mark raw records as done with a version; one with another revision than the one that was processed waits again."""
+    def _mark_done(self, connection: Any, revisions: Mapping[str, int | None], version: str) -> list[str]:
+        """Mark raw records as done with a version, if they have the revision that was processed.
+
+        Returns:
+            Keys of those that have another one: they wait, or a newer result is there, so this one must not be written.
+        """
+        changed: list[str] = []
         for revision, keys in by_revision(revisions).items():
-            for part in values.keys_of(sorted(keys)):
+            parts, marked = list(values.keys_of(sorted(keys))), 0
+            for part in parts:
                 if revision is None:
                     change(connection, f"{self._sql.mark} ({part})", (version,))
                 else:
-                    change(connection, f"{self._sql.mark_revision} ({part})", (revision, version))
+                    marked += change(connection, f"{self._sql.mark_revision} ({part})", (version, revision))
+            if revision is not None and marked < len(keys):
+                statement = self._sql.select_changed.format(revision=int(revision))
+                changed += [str(row[0]) for row in _select_keys(connection, statement, keys)]
+        return changed
 
     def _mark_processed_before(self, connection: Any, keys: list[str]) -> None:
         """Mark new raw records as done whose processed record came first."""

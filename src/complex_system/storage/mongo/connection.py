@@ -174,6 +174,12 @@ class Queries:
         async with self.turn(collection):
             return await cursor.skip(skip).limit(limit or 0).to_list()
 
+    async def find_after(
+        self, collection: Collection, after: str | None, fields: Sequence[str], limit: int
+    ) -> list[Document]:
+        """Return documents after a key, by key."""
+        return await self.find(collection, {ID: {"$gt": after or ""}}, fields, limit)
+
     async def find_marked(
         self,
         collection: Collection,

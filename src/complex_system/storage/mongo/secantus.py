@@ -67,12 +67,18 @@ class SecantusQueries(Queries):
         """
         self._widths = widths
         self._turns: dict[str, asyncio.Lock] = {}
-        self._ranges: dict[tuple[str, str], KeyRanges] = {}
+        self._ranges: dict[tuple[str, str | None], KeyRanges] = {}
         self._counts: dict[tuple[str, str], CachedCount] = {}
 
     @override
     def indexes(self, target: str) -> dict[str, dict[str, Index]]:
         return {"processed": {"by_version": [(PIPELINE, 1), (ID, 1)]}, "rejected": {"by_version": [("version", 1), (ID, 1)]}}
+
+    @override
+    async def find_after(
+        self, collection: Collection, after: str | None, fields: Sequence[str], limit: int
+    ) -> list[Document]:
+        return await self._ranges_of(collection).find(after, limit, fields)
 
     @override
     async def find_marked(
@@ -144,11 +150,11 @@ class SecantusQueries(Queries):
         """
         return self._turns.setdefault(collection.name, asyncio.Lock())
 
-    def _ranges_of(self, collection: Collection, mark: tuple[str, str]) -> KeyRanges:
-        key = (collection.name, mark[1])
+    def _ranges_of(self, collection: Collection, mark: tuple[str, str] | None = None) -> KeyRanges:
+        key = (collection.name, mark and mark[1])
         if key not in self._ranges:
             width = self._widths[collection.name]
-            self._ranges[key] = KeyRanges(partial(self._find_within, collection, width), *mark, width)
+            self._ranges[key] = KeyRanges(partial(self._find_within, collection, width), dict([mark] if mark else []), width)
         return self._ranges[key]
 
     async def _find_within(
@@ -174,25 +180,24 @@ class SecantusQueries(Queries):
 
 
 class KeyRanges:
-    """The documents of one collection with one mark, read in ranges of their keys.
+    """The documents of one collection with one mark, or all of them, read in ranges of their keys.
 
     Pages are correct whatever the ends of the ranges are, however old: these say only where a read ends, not what it finds.
     ``(mark, _id)`` must have an index.
     """
 
-    def __init__(self, read: Read, field: str, mark: str, width: int) -> None:
+    def __init__(self, read: Read, mark: Document, width: int) -> None:
         """Make the reader; nothing is read yet.
 
         Args:
             read: Reads from the collection.
-            field: The field with the mark.
-            mark: Its value.
+            mark: The condition: the field with the mark and its value; empty for all documents.
             width: Fields of a document.
         """
         self._read = read
         self._step = min(STEP, max(FEWEST, VALUES // width))
         self._at_once = max(1, AT_ONCE // (self._step * width))
-        self._mark = {field: mark}
+        self._mark = mark
         self._ends: list[str] = []
         self._written = 0
         self._looking = asyncio.Lock()

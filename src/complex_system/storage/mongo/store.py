@@ -191,6 +191,10 @@ class MongoDataStore(DataStore):
         processed, rejected = self._collections.processed, self._collections.rejected
         with self._connection.translated():
             existing, taken_off = await self._queries.insert(processed, documents), 0
+            # What comes too late must not replace a newer result.
+            changed = await self._work.changed({keys[place]: revisions[keys[place]] for place in existing})
+            existing = [place for place in existing if keys[place] not in changed]
+            revisions = {key: revision for key, revision in revisions.items() if key not in changed}
             if existing:
                 own = version if not any(revisions.values()) else ""
                 taken_off += await self._work.mark_pending([keys[place] for place in existing], but=own)
@@ -200,14 +204,16 @@ class MongoDataStore(DataStore):
                 taken_off += await self._work.mark_pending(again)
                 await self._queries.delete(rejected, again)
             await self._work.mark_done(revisions, version, taken_off=taken_off)
-        return {"upserted": table.num_rows}
+        return {"upserted": len(revisions)}
 
     @override
     async def reject(self, rejections: list[Rejection], version: str) -> dict[str, int]:
-        by_key = {each.id: {ID: each.id, "reason": each.reason, "version": version} for each in rejections}
-        if not by_key:
+        if not rejections:
             return {"rejected": 0}
         with self._connection.translated():
+            changed = await self._work.changed({each.id: each.revision for each in rejections})
+            rejections = [each for each in rejections if each.id not in changed]
+            by_key = {each.id: {ID: each.id, "reason": each.reason, "version": version} for each in rejections}
             taken_off = await self._work.mark_pending(by_key)
             await self._queries.put(self._collections.rejected, list(by_key.values()))
             await self._queries.delete(self._collections.processed, by_key)

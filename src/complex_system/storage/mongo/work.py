@@ -33,7 +33,11 @@ class Work:
         """Return at most ``limit`` raw records after a key that are not done with a version, by key, with their revision."""
         await add_envelopes(self._collections)
         raw, fields, found = self._collections.raw, [*self._collections.fields.raw, REVISION], list[Document]()
-        for mark in await self._all_marks():
+        marks = await self._all_marks()
+        if version not in marks:
+            # All records. Mark by mark, one whose mark changes between two queries would be there twice, or not at all.
+            return await self._collections.queries.find_after(raw, after, fields, limit)
+        for mark in marks:
             if mark != version:
                 found += await self._collections.queries.find_marked(raw, (DONE, mark), after, fields, limit)
         found.sort(key=lambda document: str(document[ID]))
@@ -64,6 +68,12 @@ class Work:
             )
         if marked < len(revisions) or taken_off:
             await self._put_in_doubt(revisions)
+
+    async def changed(self, revisions: Mapping[str, int | None]) -> set[str]:
+        """Return the keys of raw records that have another revision than the one that was processed, where that is known."""
+        known = [key for key, revision in revisions.items() if revision is not None]
+        found = await self._collections.queries.find_keys(self._collections.raw, known, [ID, REVISION]) if known else []
+        return {each[ID] for each in found if each.get(ENVELOPE, {}).get("revision") != revisions[each[ID]]}
 
     async def mark_processed_before(self, keys: Keys[str]) -> None:
         """Mark new raw records as done whose processed record came first."""

@@ -35,6 +35,7 @@ from complex_system.monitoring.series import Curve
 from complex_system.protocol.serving import ORIGIN_LABELS
 
 _WAITING = "Waiting for true values:\na prediction is compared with the true value as soon as its record has been measured."
+_NO_GROUPS = "The data set has no category by which residuals could be grouped."
 _TERMS = (
     "RMSE",
     "MAE",
@@ -226,7 +227,8 @@ def _groups(reading: Reading, viewer: Viewer) -> Figure:
         if pair.group and pair.served == reading.judged:
             by_group.setdefault(pair.group, []).append(round(pair.residual, 3))
     if not by_group:
-        return waiting(viewer, _WAITING)
+        known = any(pair.served == reading.judged for pair in reading.pairs)
+        return waiting(viewer, _NO_GROUPS if known else _WAITING)
     exact = reading.groups
     traces = []
     for i, group in enumerate(sorted(by_group)):

@@ -34,7 +34,11 @@ def skeleton() -> Component:
                     "Labels", html.Div(id="sensors-labels"), note="Values that came before their record, the oldest first."
                 ),
             ),
-            card("Refused", html.Div(id="sensors-refused"), note="Labels without a record, and what could not be taken."),
+            card(
+                "Refused",
+                html.Div(id="sensors-refused"),
+                note="Labels without a record, and what could not be taken or predicted.",
+            ),
         ]
     )
 

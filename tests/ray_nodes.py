@@ -1,0 +1,134 @@
+"""A Ray cluster of several nodes on this machine, and functions for its workers."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from complex_system.training.base import TrainingParameters
+from complex_system.training.cluster import ClusterParameters, imported
+from complex_system.training.cross_validation import Fit, Keyed, Predict
+from complex_system.training.data import Samples, TrainingData
+from complex_system.training.executor import Look, never
+
+FOLDERS = (Path(__file__).parent, Path(__file__).parents[1] / "src")
+"""What workers import from."""
+
+
+class Nodes:
+    """A head, and nodes with one worker each."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+        self.workers: list[Any] = []
+
+    @property
+    def parameters(self) -> ClusterParameters:
+        return ClusterParameters(self._cluster.address)
+
+    def use(self, workers: int) -> None:
+        """Start or end nodes until there are so many."""
+        while len(self.workers) < workers:
+            self.workers.append(self._cluster.add_node(num_cpus=1, wait=False))
+        while len(self.workers) > workers:
+            self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
+        self._cluster.wait_for_nodes()
+
+    def kill(self) -> None:
+        """Kill the node that was started last, with its worker."""
+        self._cluster.remove_node(self.workers.pop(), allow_graceful=False)
+
+
+@contextmanager
+def ray_nodes() -> Iterator[Nodes]:
+    """Start the head of a cluster on free ports."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        imported()
+        from ray.cluster_utils import Cluster
+
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(str, FOLDERS))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            yield Nodes(cluster)
+        finally:
+            cluster.shutdown()
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
+
+
+SEARCHED = TrainingParameters(seed=5, epochs=4, boosting_rounds=60, lightgbm_trials=14, lightgbm_seconds=3600)
+
+
+def bent(records: int) -> tuple[TrainingData, Keyed]:
+    """Records of a function that trees and networks learn something of, as a training has them, and as few."""
+    draw = np.random.default_rng(records)
+    x = draw.normal(size=(records, 5)).astype(np.float32)
+    y = (3 * x[:, 0] + np.sin(3 * x[:, 1]) + x[:, 2] * x[:, 3] + draw.normal(0, 0.5, records)).astype(np.float32)
+    samples, names = Samples(x, y), tuple("abcde")
+    train, validation = (samples.of(part) for part in (np.arange(records // 5, records), np.arange(records // 5)))
+    return TrainingData(names, "y", train, validation), Keyed(tuple(f"key {i}" for i in range(records)), samples)
+
+
+def wait_for(check: Callable[[], Any], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.02)
+
+
+def squared(item: int, look: Look) -> int:
+    look()
+    return item**2
+
+
+def refused(item: int, look: Look) -> int:
+    if item == 2:
+        raise ValueError(f"not {item}")
+    return item
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Notes in a folder which item was begun by which process; then waits until the folder has a file ``go``."""
+
+    folder: Path
+
+    def __call__(self, item: int, look: Look) -> int:
+        self.note(item, look)
+        return item
+
+    def note(self, item: object, look: Look) -> None:
+        (self.folder / f"{item}.{os.getpid()}").touch()
+        until = time.monotonic() + 120
+        while not (self.folder / "go").exists() and time.monotonic() < until:
+            look()
+            time.sleep(0.01)
+
+    @property
+    def begun(self) -> list[tuple[str, str]]:
+        """Items, with the process that began them."""
+        return [(path.stem, path.suffix) for path in self.folder.iterdir() if path.suffix]
+
+
+@dataclass(frozen=True)
+class NotedFit:
+    """A fit that is noted."""
+
+    fit: Fit
+    noted: Noted
+
+    def __call__(self, train: Samples, validation: Samples, look: Look = never) -> Predict:
+        self.noted.note(f"{float(train.y.sum()):.4f}".replace(".", "_"), look)
+        return self.fit(train, validation, look)
