@@ -129,7 +129,7 @@ docs: install  ## Write docs/subjects.md from the declarations of the messages
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 	$(BIN)/python -m grpc_tools.protoc -I src --python_out src --pyi_out src complex_system/serving/grpc/open_inference.proto
 
-.PHONY: images compose-test
+.PHONY: images compose-test compose-things
 TAG ?= latest
 SERVICES ?=
 
@@ -139,6 +139,9 @@ images: install  ## Build the services' images with plain docker build: make ima
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)
+
+compose-things: install  ## Prove single readings and Prometheus in containers, as root: make compose-things [DEPLOYMENT=maria]
+	PYTHONPATH=tests $(BIN)/python -m compose.things $(DEPLOYMENT) $(ARGS)
 
 .PHONY: fuzz
 SECONDS ?= 60

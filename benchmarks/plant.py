@@ -44,6 +44,7 @@ class Plant:
         self._variables = variables
         self._stack = ExitStack()
         self.children: dict[str, Child] = {}
+        self.servers: dict[str, Child] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -70,6 +71,7 @@ class Plant:
             self._stack.callback(server.stop)
             server.wait_ready()
             environment |= server.environment()
+            self.servers[server.name] = server.child
         self.environment = environment
         self.settings = Settings.of(environment)
         for name in self._services:
@@ -90,6 +92,14 @@ class Plant:
         self._stack.callback(child.stop)
         self.children[name] = child
         return child
+
+    def restart(self, name: str) -> float:
+        """Starts a service again and waits until it is ready; returns the seconds that it took from its start."""
+        self.children[name].stop()
+        began = time.monotonic()
+        self.start_service(name)
+        self.run(self.ready(name))
+        return time.monotonic() - began
 
     def also(self, at_end: Callable[[], Any]) -> None:
         """Calls something at the end of the block."""

@@ -10,9 +10,11 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -21,6 +23,7 @@ from typing import Any, Protocol
 from typing_extensions import override
 
 from complex_system import tracing
+from complex_system.domain.keys import new_key
 from complex_system.settings import Settings
 from complex_system.terminal import PrintableFormatter
 
@@ -30,16 +33,42 @@ _SHORTEST_SECRET = 6
 """Characters; hiding a shorter one would hide parts of words."""
 
 
+REQUEST_ID = "x-request-id"
+"""Header with the id of a request, over HTTP, NATS and gRPC alike."""
+_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+
+
+def request_id(sent: str | None) -> str:
+    """Return the id that a sender gave its request if it can stand in a header, else one of ours."""
+    return sent if sent and _ID.fullmatch(sent) else new_key()
+
+
 class HasId(Protocol):
-    """A request over HTTP."""
+    """A request."""
 
     @property
     def id(self) -> str:
-        """Its id, which the response carries."""
+        """Its id, which a response over HTTP carries."""
+
+
+class Identified:
+    """A request whose id is found, or made, when it is asked for: most requests write no line."""
+
+    def __init__(self, headers: Mapping[str, str] | None) -> None:
+        self._headers = headers
+        self._id = ""
+
+    @property
+    def id(self) -> str:
+        """The id in its header, which Go's clients write ``X-Request-Id``, else one of ours."""
+        if not self._id:
+            found = {name.lower(): value for name, value in (self._headers or {}).items()}
+            self._id = request_id(found.get(REQUEST_ID))
+        return self._id
 
 
 REQUEST: ContextVar[HasId | None] = ContextVar("request", default=None)
-"""The HTTP request that is being answered."""
+"""The request that is being answered."""
 
 
 class _Kept(logging.Handler):

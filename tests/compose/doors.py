@@ -13,7 +13,9 @@ from complex_system.messaging.permissions import declared_subjects
 from complex_system.messaging.users import service_user
 from compose.stack import Container, ProofError, call
 
-OF_SERVERS = {"nats": "NATS", "mongodb": "MONGO_DB_PASSWORD", "mariadb": "MARIA", "mlflow": "MLFLOW"}
+OF_SERVERS = {
+    "nats": "NATS", "mongodb": "MONGO_DB_PASSWORD", "mariadb": "MARIA", "mlflow": "MLFLOW", "prometheus": "API_KEY",
+}  # fmt: skip
 """The servers, and what the names of their secrets contain."""
 PUBLISH = """
 import asyncio, sys

@@ -39,11 +39,13 @@ from compose.stack import ProofError
 class Job:
     """Asks the stack as its users do."""
 
-    def __init__(self, client: SystemClient, settings: Settings, urls: dict[str, str]) -> None:
+    def __init__(
+        self, client: SystemClient, settings: Settings, urls: dict[str, str], dataset: Dataset | None = None
+    ) -> None:
         self.client = client
         self.settings = settings
         self.urls = urls
-        self.dataset = Dataset.load()
+        self.dataset = dataset or Dataset.load()
         self.database = DatabaseClient(client)
         self.registry = ModelRegistry(settings.mlflow_tracking_uri, settings.model_prefix or self.dataset.name)
         self.record = Laboratory(seed=4711).complete_record()

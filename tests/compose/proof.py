@@ -44,7 +44,7 @@ class Proof:
         self.began = time.monotonic()
         self.data = ROOT / "build" / "compose-test" / deployment
         self.env_file = ROOT / "deployments" / deployment / ".env"
-        self.database = {"mongo": "database_mongo", "maria": "database_maria"}[deployment]
+        self.database = f"database_{deployment.partition('-')[0]}"
 
     def saw(self, text: str) -> None:
         sys.stdout.write(f"[{time.monotonic() - self.began:7.1f} s] {text}\n")

@@ -31,6 +31,7 @@ from complex_system.storage.maria.copy import MariaCopy
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo.copy import MongoCopy
 from complex_system.storage.mongo.store import MongoDataStore
+from complex_system.storage.naming import COUNTS
 from envelopes import envelopes
 
 OVENS = """
@@ -127,6 +128,8 @@ def content(database: str, settings: Settings) -> dict[str, Any]:
         cursor.execute("SHOW TABLES")
         kept: dict[str, Any] = {}
         for (table,) in cursor.fetchall():
+            if table == COUNTS:
+                continue  # not copied: the next start counts
             cursor.execute(f"SHOW CREATE TABLE {table}")
             [(_, definition)] = cursor.fetchall()
             cursor.execute(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608

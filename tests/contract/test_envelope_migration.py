@@ -280,7 +280,9 @@ async def test_what_a_replica_of_the_release_before_writes_meanwhile_is_not_lost
             connection.commit()
     assert "late" in await waiting(store, VERSION)
     assert "late" in await waiting(await opened(), VERSION)
+    await store.recount()  # as the service does when it starts, beside its work
     assert envelopes(database, settings)[-1].hash == content_hash(DATASET)(late)
+    assert (await store.counts()).raw == len(RECORDS) + 1
 
 
 def test_the_hash_depends_on_the_declared_values_alone() -> None:

@@ -27,6 +27,7 @@ from complex_system.serving.grpc.server import HEALTH, INFERENCE, GrpcServer
 from complex_system.serving.rest.endpoint import Backend
 from complex_system.tracking.model_files import SAMPLE_FILE
 from models import ManyModels, grpc_server
+from support import eventually
 from trainings import quick_sample
 
 SRC = Path(pb.__file__).parents[3]
@@ -272,6 +273,65 @@ async def test_the_limits_are_those_of_rest(channel: grpc.aio.Channel) -> None:
     for algorithm in (grpc.Compression.Gzip, grpc.Compression.Deflate):
         bomb = channel.unary_unary(f"/{INFERENCE}/ModelInfer")(b"\0" * 5_000_000, timeout=20, compression=algorithm)
         await refused(bomb, grpc.StatusCode.UNIMPLEMENTED)
+
+
+async def test_messages_wait_for_room_before_they_are_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(body_bytes=200_000)
+    async with (
+        grpc_server(DATASET, registry(), limits, received=200_000) as (_, server),
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        slow = channel.stream_unary(f"/{INFERENCE}/ModelInfer")(metadata=())
+        await slow.wait_for_connection()
+        monkeypatch.setattr("complex_system.http.limits.WAIT_SECONDS", 0.1)
+
+        async def refusal() -> str:
+            try:
+                await call(channel, "ModelReady", pb.ModelReadyRequest(name=NAME))
+            except grpc.aio.AioRpcError as error:
+                return f"{error.code()}: {error.details()}"
+            return ""
+
+        text = await eventually(refusal)
+        assert text.startswith("StatusCode.RESOURCE_EXHAUSTED: ")
+        assert "send this one again later" in text
+        with pytest.raises(grpc.aio.AioRpcError, match="send this one again later"):
+            await health(channel)
+        monkeypatch.setattr("complex_system.http.limits.WAIT_SECONDS", 60.0)
+        waiting = [asyncio.ensure_future(call(channel, "ModelInfer", raw(columns(RECORDS)))) for _ in range(20)]
+        large = channel.stream_unary(f"/{INFERENCE}/ModelInfer")(metadata=())
+        sending = asyncio.ensure_future(large.write(b"\xff" * 190_000))
+        done, _ = await asyncio.wait([*waiting, sending], timeout=0.2)
+        assert not done  # the large one is not sent, either
+        await slow.write(raw(columns(RECORDS)).SerializeToString())
+        await slow.done_writing()
+        assert await slow
+        for answer in await asyncio.gather(*waiting):
+            assert raw_floats(answer) == expected(2.0, RECORDS)
+        await sending
+        await large.done_writing()
+        assert "not a inference.ModelInferRequest" in await refused(large)
+        gone = channel.stream_unary(f"/{INFERENCE}/ModelInfer")(metadata=())
+        await gone.wait_for_connection()
+        gone.cancel()
+        assert raw_floats(await call(channel, "ModelInfer", raw(columns(RECORDS)))) == expected(2.0, RECORDS)
+
+
+async def test_a_message_must_arrive_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("complex_system.serving.grpc.server.BODY_SECONDS", 0.2)
+    limits = Limits(body_bytes=200_000)
+    async with (
+        grpc_server(DATASET, registry(), limits, received=200_000) as (backend, server),
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        for path in (f"/{INFERENCE}/ModelInfer", f"/{HEALTH}/Check"):
+            text = await refused(channel.stream_unary(path)(metadata=()), grpc.StatusCode.DEADLINE_EXCEEDED)
+            assert "within 0.2 s" in text
+        empty = channel.stream_unary(f"/{INFERENCE}/ModelInfer")(metadata=())
+        await empty.done_writing()
+        assert "no message" in await refused(empty)
+        assert raw_floats(await call(channel, "ModelInfer", raw(columns(RECORDS)))) == expected(2.0, RECORDS)
+        assert backend.metrics.failures.take() == {"invalid_request": 2}
 
 
 async def test_calls_are_counted_as_over_rest(served: tuple[Backend, grpc.aio.Channel]) -> None:

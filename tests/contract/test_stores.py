@@ -556,6 +556,12 @@ class StoreCases(ABC):
         assert await store.processed_page(4, 8) == []
         assert await store.processed_page(10**9, 10**9) == []
 
+    async def test_keys_of_processed_records_are_found_by_their_place(self, store: DataStore) -> None:
+        keys = [f"k{i:02}" for i in range(10)]
+        await store.upsert_processed(processed_table(store.dataset, keys[::-1]), "v1")
+        assert [await store.processed_key(None, places) for places in (1, 4, 10, 11)] == ["k00", "k03", "k09", None]
+        assert [await store.processed_key("k03", places) for places in (0, 1, 6, 7)] == ["k03", "k04", "k09", None]
+
     async def test_arrival_is_told_by_the_databases_clock_and_not_by_the_keys(
         self, store: DataStore, laboratory: Laboratory
     ) -> None:
@@ -1038,15 +1044,48 @@ class TestMongoDataStoreOnSecantus(MongoCases):
         assert await labelled_after(keys[900:1100]) == (1100, 1100)
         monkeypatch.setattr(secantus, "SLOW", 0.0)
         monkeypatch.setattr(secantus, "OLD", 1e9)
+        monkeypatch.setattr(secantus, "KEPT", 1e9)
         assert await labelled_after(keys[1100:1101]) == (1101, 1101)  # the last one was quick; this one is slow
-        assert await labelled_after(keys[1101:1102]) == (1101, 1102)  # what is written here is known
+        assert await labelled_after(keys[1101:1102]) == (1102, 1102)  # what is written here is known
         queries = store._collections.queries
         assert isinstance(queries, secantus.SecantusQueries)
         for count in queries._counts.values():
             count.forget()  # so old that it is counted anew
         monkeypatch.setattr(secantus, "OLD", 0)
+        monkeypatch.setattr(secantus, "KEPT", 0)
         assert await labelled_after(keys[1102:1103]) == (1103, 1103)
         assert await labelled_after(keys[1103:]) == (1200, 1200)
+
+    async def test_a_slow_count_is_not_repeated_while_records_are_new_and_soon_where_they_are_replaced(
+        self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = [f"k{i:05}" for i in range(1200)]
+        monkeypatch.setattr(secantus, "SLOW", 0.0)
+        monkeypatch.setattr(secantus, "OLD", 0)  # what is in doubt is counted anew each time
+        monkeypatch.setattr(secantus, "KEPT", 1e9)
+        await store.upsert_processed(processed_table(dataset, keys[:1100]), "v1")
+        assert (await store.counts()).labelled == 1100
+        counted = 0
+        for count in store._collections.queries._counts.values():  # type: ignore[attr-defined]
+
+            async def again(known: Any = count._count) -> int:
+                nonlocal counted
+                counted += 1
+                return int(await known())
+
+            count._count = again
+        for start in range(1100, 1150, 10):
+            await store.upsert_processed(processed_table(dataset, keys[start : start + 5]), "v1")
+            await store.upsert_processed(processed_table(dataset, keys[start + 5 : start + 10], target=None), "v1")
+        counts = await store.counts()
+        assert (counts.processed, counts.labelled) == (1150, 1125)
+        monkeypatch.setattr(secantus, "FEW", 0)
+        counted = 0
+        assert await store.counts() == counts
+        assert counted == 0
+        await store.upsert_processed(processed_table(dataset, keys[:100], target=None), "v1")
+        assert (await store.counts()).labelled == 1025
+        assert counted == 1
 
     async def test_a_slow_count_of_few_is_never_given_again(
         self, store: MongoDataStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch

@@ -165,6 +165,9 @@ async def disturbed(system: Plant, *faults: Callable[[], Awaitable[None]]) -> No
     counts = await system.counts()
     assert counts is not None
     assert (counts.raw, counts.conflicts) == (PARTS, 0)
+    state = await state_of(system)
+    assert state is not None
+    assert state.counts.records == PARTS
     await system.recovered()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastiot.msg import Thing
 
 from complex_system.errors import (
     InternalError,
@@ -20,11 +21,12 @@ from complex_system.errors import (
     TooLargeError,
 )
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
+from complex_system.logs import REQUEST
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import event_subject, reply_subject
-from complex_system.messaging.things import to_thing
+from complex_system.messaging.things import serialize_from_bin, serialize_to_bin, to_thing
 from complex_system.protocol.base import Empty, Event, Request
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, health_request
 from complex_system.settings import Settings
@@ -36,6 +38,7 @@ FAIL = Request("test-fail", Any, Any)
 LARGE = Request("test-large", Any, Any)
 ODD = Request("test-odd", Any, Any)
 CANCELLED = Request("test-cancelled", Any, Any)
+ID_OF = Request("test-id-of", Any, Any)
 NEWS = Event("test-news", Any)
 
 
@@ -71,6 +74,12 @@ class EchoService(SystemService):
     @answers(LARGE)
     async def large(self, value: int) -> bytes:
         return b"x" * value
+
+    @answers(ID_OF)
+    async def id_of(self, depth: int) -> list[str]:
+        request = REQUEST.get()
+        assert request is not None
+        return [request.id, *(await self.ask(ID_OF, depth - 1) if depth else [])]
 
     @answers(ODD)
     async def odd(self, _: Any) -> int:
@@ -111,6 +120,24 @@ async def test_bytes_that_are_no_thing_get_an_error_reply(tester: TesterService,
             reply = await tester.broker._client.request(ECHO.name, payload, timeout=5)
             assert b"InvalidRequestError" in reply.data
         assert (await tester.ask(ECHO, 2))["value"] == 2
+
+
+async def test_a_request_has_an_id_which_goes_on_to_the_services_that_are_asked_for_it(
+    tester: TesterService, settings: Settings
+) -> None:
+    async with running(EchoService, settings):
+        first, second, third = await tester.ask(ID_OF, 2)
+        assert first == second == third
+        assert first not in (await tester.ask(ID_OF, 1))
+        packed = serialize_to_bin(Thing, to_thing(1, "Test"))
+        for name, sent, taken in (
+            ("x-request-id", "press-4/17", True),
+            ("X-Request-Id", "a", True),
+            ("x-request-id", "a b", False),
+        ):
+            reply = await tester.broker._client.request(ID_OF.name, packed, timeout=5, headers={name: sent})
+            found = serialize_from_bin(Thing, reply.data).value
+            assert (set(found) == {sent}) == taken
 
 
 async def test_a_slow_request_does_not_hold_up_the_next(tester: TesterService, settings: Settings) -> None:

@@ -31,7 +31,7 @@ def test_a_worker_asks_for_what_is_set_only(monkeypatch: pytest.MonkeyPatch) -> 
     [("auto", "host:port of the cluster's head is expected"), ("127.0.0.1:1", "Nothing answers at 127.0.0.1:1")],
 )
 def test_an_address_that_leads_nowhere_is_an_error_that_names_the_setting(address: str, message: str) -> None:
-    with pytest.raises(ClusterUnavailableError, match=message) as caught, connected(ClusterParameters(address)):
+    with pytest.raises(ClusterUnavailableError, match=message) as caught, connected(ClusterParameters(address), patience=0):
         pass
     assert "COMPLEX_SYSTEM_RAY_ADDRESS" in str(caught.value)
 

@@ -15,6 +15,7 @@ from complex_system.errors import DeclarationError, StartError
 from complex_system.local.plan import DeployedService, Deployment, Plan, make_plan
 from complex_system.local.scenario import scenario_environment
 from complex_system.local.servers import ANY_PORT, SERVERS, NatsServer, free_port
+from complex_system.local.servers.ray import RayHead
 from complex_system.monitoring.alerts.rules import load_rules
 from complex_system.settings import Settings
 
@@ -32,7 +33,7 @@ def plan(
         # Whatever else listens on this machine, only the ports that a test names matter to it.
         environment={**ANY_PORT, **(environment or {})},
     )
-    return make_plan(deployment, tmp_path / "run", options)
+    return make_plan(deployment, tmp_path / "run", options, cluster=how.get("cluster", 0))
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +49,47 @@ def taken_port() -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
+
+
+def test_a_cluster_is_a_head_and_workers_that_the_trainers_alone_know(tmp_path: Path) -> None:
+    trainer = DeployedService("ml_lightgbm_regression_mlflow", "package.trainer.run")
+    made = plan(tmp_path, services=(SERVING, trainer), cluster=2)
+    head, *workers = made.servers[3:]
+    assert [server.name for server in (head, *workers)] == ["ray", "ray-1", "ray-2"]
+    serving, training = (service.environment for service in made.services)
+    assert training["COMPLEX_SYSTEM_RAY_ADDRESS"] == head.url == f"127.0.0.1:{head.port}"
+    assert (training["COMPLEX_SYSTEM_RAY_WORKERS"], training["RAY_AUTH_MODE"]) == ("2", "token")
+    assert not {name for name in (*serving, *made.client_variables) if "RAY" in name}
+    # All nodes share the token; it is in no command, which every user of the machine can read.
+    assert {node.secrets()["RAY_AUTH_TOKEN"] for node in (head, *workers)} == {training["RAY_AUTH_TOKEN"]}
+    assert len(training["RAY_AUTH_TOKEN"]) == 49
+    for node in (head, *workers):
+        assert training["RAY_AUTH_TOKEN"] not in " ".join(node.command())
+        assert {"--node-ip-address=127.0.0.1", "--block"} <= set(node.command())
+    assert all(f"--address={head.url}" in worker.command() for worker in workers)
+    assert "--num-cpus=0" in head.command()
+    assert made.settings.ray_workers == 2
+
+
+def test_a_cluster_of_ones_own_and_one_of_the_run_exclude_each_other(tmp_path: Path) -> None:
+    assert plan(tmp_path, {"COMPLEX_SYSTEM_RAY_ADDRESS": "head:6379"}).settings.ray_address == "head:6379"
+    with pytest.raises(StartError, match=r"names a cluster already \(head:6379\)"):
+        plan(tmp_path, {"COMPLEX_SYSTEM_RAY_ADDRESS": "head:6379"}, cluster=2)
+
+
+def test_a_node_of_a_cluster_has_a_folder_whose_sockets_have_short_names(tmp_path: Path) -> None:
+    deep = tmp_path / ("a" * 80)
+    head = RayHead(deep, tmp_path)
+    head.directory.mkdir()
+    head.prepare()
+    folder = Path(next(each for each in head.command() if each.startswith("--temp-dir=")).removeprefix("--temp-dir="))
+    assert len(str(folder)) < 44
+    assert folder.resolve() == deep
+    (deep / "session_2026-01-01").mkdir()
+    head.prepare()
+    assert list(deep.iterdir()) == []  # of earlier runs
+    head.stop()
+    assert not folder.is_symlink()
 
 
 def test_servers_without_a_named_host_are_started(tmp_path: Path) -> None:

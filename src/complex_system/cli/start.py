@@ -38,6 +38,9 @@ def run(
     locked: Annotated[
         bool, typer.Option("--locked", help="Ask for passwords and a key everywhere, on a machine that others use, too.")
     ] = False,
+    cluster: Annotated[
+        int, typer.Option(min=0, max=64, help="Train on a Ray cluster of so many workers, one CPU each; 0 for none.")
+    ] = 0,
     records: Annotated[
         int | None, typer.Option(min=0, help="Number of records that the data source makes at its start.")
     ] = None,
@@ -65,6 +68,7 @@ def run(
         once=once,
         fresh=fresh,
         locked=locked,
+        cluster=cluster,
         timeout=timeout,
         scenario=scenario,
         data=data,

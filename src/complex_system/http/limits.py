@@ -6,16 +6,14 @@ How long a body may take to arrive is the connection's concern (:mod:`complex_sy
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from complex_system.domain.keys import new_key
 from complex_system.errors import BusyError, InvalidRequestError, TooLargeError
 from complex_system.http.browsers import require_json
-from complex_system.http.responses import REQUEST_ID
+from complex_system.logs import REQUEST_ID, request_id
 
 LARGE_BODY = 1_000_000
 """Bytes from which a body is large: decoded in turns with the event loop."""
@@ -119,8 +117,7 @@ class LimitedRequest:
     def id(self) -> str:
         """The client's request id if it can stand in a header, else one of ours."""
         if not self._id:
-            sent = self.headers.get(_ID_FIELD)
-            self._id = sent.decode() if sent and _ID.fullmatch(sent) else new_key()
+            self._id = request_id(self.header(_ID_FIELD))
         return self._id
 
     def require_json(self) -> None:
@@ -208,4 +205,3 @@ class LimitedRequest:
 
 
 _ID_FIELD = REQUEST_ID.encode()
-_ID = re.compile(rb"[\w.:/+=@-]{1,128}")

@@ -16,7 +16,6 @@ from complex_system.errors import ComplexSystemError
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID = "x-request-id"
 HTTP_STATUS = {
     "invalid_request": 400,
     "unauthorized": 401,

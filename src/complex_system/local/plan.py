@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.local.credentials import MODEL_KEY_FILE, kept_secret, model_key
-from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, NatsServer, Server, free_port
+from complex_system.local.servers import DATABASES, HOST, SERVERS, MariaServer, NatsServer, Server
+from complex_system.local.servers.base import FreePorts
+from complex_system.local.servers.ray import RayHead, ray_cluster
 from complex_system.settings import GRPC_PORTS, Settings
 from complex_system.tracking.connection import without_secrets
 
@@ -199,7 +201,12 @@ def run_directory(deployment: str, root: Path) -> Path:
 
 
 def make_plan(
-    deployment: Deployment, directory: Path, options: Mapping[str, str] | None = None, *, locked: bool = False
+    deployment: Deployment,
+    directory: Path,
+    options: Mapping[str, str] | None = None,
+    *,
+    locked: bool = False,
+    cluster: int = 0,
 ) -> Plan:
     """Decide what to start on which ports, and with which passwords.
 
@@ -208,14 +215,21 @@ def make_plan(
         directory: Folder of its data, logs and state, and of the generated passwords.
         options: Variables from the command line; they take precedence over the deployment's ``.env``.
         locked: Whether NATS, MLflow, REST and the page ask, too.
+        cluster: Workers of a Ray cluster on this machine that trains; 0 for none.
 
     Raises:
         StartError: A setting of the deployment is not valid, or it names an unknown server.
         DeclarationError: The deployment's ``dataset.yaml`` is not valid.
     """
     given = {**os.environ, **deployment.environment, **(options or {})}
-    ports = _Ports()
+    ports = FreePorts()
     servers, external = _servers(deployment, directory, given, ports, locked=locked)
+    head: RayHead | None = None
+    if cluster:
+        if address := given.get("COMPLEX_SYSTEM_RAY_ADDRESS"):
+            raise StartError(f"COMPLEX_SYSTEM_RAY_ADDRESS names a cluster already ({address}); leave out --cluster, or it.")
+        head, nodes = ray_cluster(directory, directory / "logs", cluster)
+        servers = (*servers, *nodes)
     shared = {
         "FASTIOT_CONFIG_DIR": str(deployment.config_dir),
         "WANDB_DIR": str(directory / "wandb"),
@@ -240,10 +254,13 @@ def make_plan(
         shared["COMPLEX_SYSTEM_MODEL_KEY"] = model_key(directory)
         unsigned = "" if shared["COMPLEX_SYSTEM_MODEL_KEY"] else _UNSIGNED.format(path=directory / MODEL_KEY_FILE)
     broker = next((server for server in servers if isinstance(server, NatsServer)), None)
-    services = tuple(
-        _service(service, {**shared, **(broker.service_environment(service.name) if broker else {})}, given, ports)
-        for service in deployment.services
-    )
+
+    def environment(service: str) -> dict[str, str]:
+        of_broker = broker.service_environment(service) if broker else {}
+        return {**shared, **of_broker, **(head.trainer_environment(cluster) if head and service in trainers else {})}
+
+    trainers = TRAINER_SERVICES.values()
+    services = tuple(_service(service, environment(service.name), given, ports) for service in deployment.services)
     of_services = {k: v for s in services for k, v in s.environment.items()}
     # The run itself is not a service: it uses the account of the person who started it.
     account: dict[str, str] = {n: v for n, v in shared.items() if n in ("FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD")}
@@ -257,25 +274,8 @@ def make_plan(
     return Plan(deployment.name, directory, servers, external, services, settings, dataset, notes, locked)
 
 
-class _Ports:
-    """Gives out free ports, none twice, with a note for each that is not the preferred one."""
-
-    def __init__(self) -> None:
-        self._given: set[int] = set()
-        self.notes: list[str] = []
-
-    def take(self, owner: str, preferred: int) -> int:
-        port = free_port(0 if preferred in self._given else preferred)
-        while port in self._given:
-            port = free_port()
-        self._given.add(port)
-        if preferred and port != preferred:
-            self.notes.append(f"Port {preferred} of {owner} is taken; it uses {port}.")
-        return port
-
-
 def _servers(
-    deployment: Deployment, directory: Path, given: Mapping[str, str], ports: _Ports, *, locked: bool
+    deployment: Deployment, directory: Path, given: Mapping[str, str], ports: FreePorts, *, locked: bool
 ) -> tuple[tuple[Server, ...], tuple[ExternalServer, ...]]:
     own: list[Server] = []
     external: list[ExternalServer] = []
@@ -321,7 +321,9 @@ def _external(name: str, address: str, port: int, by: str) -> ExternalServer:
     return ExternalServer(name, url, host, port, f"{name}: {url} is used and not started, as named by {by}")
 
 
-def _service(service: DeployedService, shared: Mapping[str, str], given: Mapping[str, str], ports: _Ports) -> PlannedService:
+def _service(
+    service: DeployedService, shared: Mapping[str, str], given: Mapping[str, str], ports: FreePorts
+) -> PlannedService:
     environment = {**shared, **service.environment}
     variable, port = "", 0
     for name, default in service.ports.items():

@@ -51,6 +51,7 @@ class RunOptions:
         once: End after one full cycle.
         fresh: Remove the data of earlier runs first.
         locked: NATS, MLflow, REST and the page ask for passwords and a key, too.
+        cluster: Workers of a Ray cluster that trains; 0 to train in the services.
         timeout: Seconds after which ``once`` gives up.
         scenario: What happens to the lab after the first champion; None for nothing.
         data: A file of records, or a data set that ships; empty for the deployment's own.
@@ -61,6 +62,7 @@ class RunOptions:
     once: bool = False
     fresh: bool = False
     locked: bool = False
+    cluster: int = 0
     timeout: float = 600.0
     scenario: str | None = None
     data: str = ""
@@ -94,7 +96,9 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
             remove_data(directory)
         if chosen and chosen.keyless:
             chosen.remember_file(directory)
-        plan = make_plan(_with_collection(deployment, variables), directory, variables, locked=options.locked)
+        plan = make_plan(
+            _with_collection(deployment, variables), directory, variables, locked=options.locked, cluster=options.cluster
+        )
         if options.scenario == PLANT:
             plan = _with_plant(plan, int(variables[PlantServer.port_variable]))
         client_file = directory / CLIENT_FILE

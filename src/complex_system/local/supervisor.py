@@ -112,6 +112,8 @@ class Supervisor:
         async def broken() -> bool:
             return await asyncio.to_thread(server.needs_restart)
 
+        if before := self._state.infrastructure.get(server.after):
+            await self._pause(server.patience, unless=lambda: before.ready)
         await self._keep(kept, start, ready, broken)
 
     async def _keep_service(self, service: PlannedService, kept: _Supervised) -> None:

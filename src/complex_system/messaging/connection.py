@@ -30,6 +30,7 @@ from complex_system.errors import (
     TooLargeError,
     UnauthorizedError,
 )
+from complex_system.logs import REQUEST, REQUEST_ID
 from complex_system.messaging.nats_client import EncryptedClient, ReplyBox, ServiceClient, credentials, refusal
 from complex_system.messaging.subscriptions import DRAIN_SECONDS, DrainingSubscription, Handler, Workers, answering, hearing
 from complex_system.messaging.things import error_value, serialize_from_bin, serialize_to_bin, to_thing
@@ -163,7 +164,10 @@ class ServiceConnection(NatsBrokerConnection):
         payload = serialize_to_bin(subject.msg_cls, msg)
         try:
             with tracing.span(subject.name, "client", tracing.NATS):
-                reply = await self._replies.ask(subject.name, payload, timeout, tracing.headers())
+                headers = tracing.headers()
+                if (answered := REQUEST.get()) is not None:
+                    headers = {**(headers or {}), REQUEST_ID: answered.id}
+                reply = await self._replies.ask(subject.name, payload, timeout, headers)
         except NoRespondersError as error:
             raise NobodyListensError(f"No service answers '{subject.name}' at the moment.") from error
         except (NatsTimeoutError, TimeoutError) as error:

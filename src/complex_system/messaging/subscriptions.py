@@ -17,6 +17,7 @@ from nats.errors import Error as NatsError
 
 from complex_system import tracing
 from complex_system.errors import InvalidRequestError, ReplyTimeoutError, TooLargeError
+from complex_system.logs import REQUEST, Identified
 from complex_system.messaging.nats_client import next_message
 from complex_system.messaging.subjects import PREDICT, PREDICT_WANDB, PROCESS_RAW, SAVE_RAW
 from complex_system.messaging.things import error_value, serialize_from_bin, serialize_to_bin, to_thing
@@ -160,6 +161,7 @@ def answering(client: Client, subject: ReplySubject, cb: Handler, name: str) -> 
             return serialize_to_bin(Thing, to_thing(error_value(error), name))
 
     async def answer(message: Msg) -> None:
+        REQUEST.set(Identified(message.headers))
         with tracing.received(subject.name, message.headers, tracing.NATS, begins=subject.name in TRACED):
             payload = await reply_to(message)
         if not message.reply:

@@ -60,10 +60,10 @@ class CollectionCounts(Message, frozen=True, kw_only=True):
     """Numbers since the collection began on its stream; a restart continues them.
 
     Attributes:
-        records: Records that were saved.
+        records: Records that were made and saved.
         refused: Records that the database refused.
         predicted: Records for which a prediction was made as soon as they were complete.
-        labels: Labels that were joined to their records.
+        labels: Labels that were joined to their records. Joins of the last second before a kill may be counted twice, or not at all.
         unmatched: Labels that found no record in time.
         malformed: Messages that are no readings.
         unusable: Readings that cannot be used, such as those in a unit that cannot be converted; since the process began.

@@ -148,6 +148,13 @@ class DataStore(ABC):
     async def rejected(self, after: str | None, limit: int) -> list[Rejection]:
         """Return at most ``limit`` rejections after a key, with their version, by key."""
 
+    async def recount(self) -> None:  # noqa: B027 - a database that counts quickly has nothing to do
+        """Count all records and correct the numbers that :meth:`counts` keeps; nothing where the database counts quickly itself.
+
+        Our writes keep the numbers. Writes of other programs, and of services of an earlier release, do not. Their records get the
+        hash of their content, too.
+        """
+
     @abstractmethod
     async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
         """Return at most ``limit`` conflicts after one, given by key and hash, in the order of these."""

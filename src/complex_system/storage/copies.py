@@ -28,7 +28,7 @@ Source = Callable[[str], Iterator[pa.Table]]
 
 def copied_tables(names: TableNames) -> dict[str, str]:
     """Return the names of the tables or collections by their names in a copy, in the order in which they are read and written."""
-    present = {name: table for name, table in asdict(names).items() if name != "backlog"}
+    present = {name: table for name, table in asdict(names).items() if name not in ("backlog", "counts")}
     return {name: present[name] for name in sorted(present, key=lambda name: (name == RAW, name))}
 
 

@@ -11,6 +11,8 @@ COLUMNS = "KIOptiPackColumns"
 """The collection with the declared types; MariaDB keeps them in comments of its tables."""
 BACKLOG = "KIOptiPackBacklog"
 """A collection of earlier releases, which is removed."""
+COUNTS = "KIOptiPackCounts"
+"""MariaDB's table of the numbers of records."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,11 @@ class TableNames:
     columns: str
     backlog: str
     conflicts: str
+    counts: str
 
     @classmethod
     def of(cls, prefix: str) -> TableNames:
         """Return the names with a prefix of letters, digits and _."""
-        return cls(*(f"{prefix}{name}" for name in (RAW, PROCESSED, REJECTED, DOCUMENTS, COLUMNS, BACKLOG, CONFLICTS)))
+        return cls(
+            *(f"{prefix}{name}" for name in (RAW, PROCESSED, REJECTED, DOCUMENTS, COLUMNS, BACKLOG, CONFLICTS, COUNTS))
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,7 @@ _RETRIES = 3
 _LOOK_PAUSE = 0.1
 """Seconds between two looks at whether tasks that are waited for shall end."""
 _CONNECT_SECONDS = 10.0
-"""How long the head may take to accept a connection: after that Ray itself would wait for minutes, or end the process."""
+"""How long a head that answers may take to accept a connection."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,12 @@ def imported() -> Any:
 
 
 @contextmanager
-def connected(cluster: ClusterParameters) -> Iterator[Any]:
+def connected(cluster: ClusterParameters, patience: float = 60.0) -> Iterator[Any]:
     """Connect this process to the cluster while the block runs, and yield the module ``ray``; a block inside of it uses the same.
+
+    Args:
+        cluster: Where it is.
+        patience: Seconds for which a head that does not answer is waited for: it may be starting.
 
     Raises:
         ClusterUnavailableError: Ray is not installed, the address does not answer, or the cluster refuses the token.
@@ -104,7 +109,7 @@ def connected(cluster: ClusterParameters) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _check_answers(cluster.address)
+    _wait_for(cluster.address, patience)
     try:
         ray.init(
             address=cluster.address,
@@ -133,20 +138,25 @@ def connected(cluster: ClusterParameters) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
-    """Fail where nothing listens at the address: Ray itself would try for a minute and more."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def _wait_for(address: str, patience: float) -> None:
+    """Return as soon as something listens at the address: Ray itself would try for minutes, or end the process."""
+    host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ClusterUnavailableError(
             f"COMPLEX_SYSTEM_RAY_ADDRESS is {address!r}; host:port of the cluster's head is expected, such as ray-head:6379."
         )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ClusterUnavailableError(
-            f"Nothing answers at {address}, the address of the Ray cluster in COMPLEX_SYSTEM_RAY_ADDRESS ({error}). Start the "
-            "cluster, or leave the address empty to train in the service."
-        ) from error
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ClusterUnavailableError(
+                    f"Nothing answers at {address}, the address of the Ray cluster in COMPLEX_SYSTEM_RAY_ADDRESS ({error}). "
+                    "Start the cluster, or leave the address empty to train in the service."
+                ) from error
+        time.sleep(1.0)
 
 
 class RayExecutor(Executor):

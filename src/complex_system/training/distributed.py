@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -209,13 +210,11 @@ def fit_on_cluster(
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         desk = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(_Desk).remote()
         running = started(lambda: _run(cluster, work, workers, desk, folder), "cluster-fit")
-        seen = None
-        while not running.done():
-            progress = ray.get(desk.progress.remote())
-            if progress is not None and progress != seen:
-                seen = progress
-                on_progress(progress)
-            time.sleep(_LOOK_SECONDS)
+        try:
+            _follow(ray, desk, running, on_progress)
+        except BaseException:
+            ray.get(desk.give_up.remote(TrainingFailedError("The training was cancelled.")))
+            raise
         try:
             running.result()
         except ray.train.TrainingFailedError as error:
@@ -226,6 +225,17 @@ def fit_on_cluster(
     names = work.dataset.feature_names
     model = work.trainer.restored(saved.content, names, saved.parameters, saved.history, saved.best_step)
     return model, fitted
+
+
+def _follow(ray: Any, desk: Any, running: Future[None], on_progress: ProgressCallback) -> None:
+    """Tell of the progress until the training has ended."""
+    seen = None
+    while not running.done():
+        progress = ray.get(desk.progress.remote())
+        if progress is not None and progress != seen:
+            seen = progress
+            on_progress(progress)
+        time.sleep(_LOOK_SECONDS)
 
 
 def _run(cluster: ClusterParameters, work: SharedFit, workers: int, desk: Any, folder: str) -> None:

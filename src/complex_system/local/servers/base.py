@@ -104,6 +104,24 @@ def _only_ours(folder: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
+class FreePorts:
+    """Gives out free ports, none twice, with a note for each that is not the preferred one."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+        self.notes: list[str] = []
+
+    def take(self, owner: str, preferred: int) -> int:
+        """Return the preferred port if it is free, else another one."""
+        port = free_port(0 if preferred in self._given else preferred)
+        while port in self._given:
+            port = free_port()
+        self._given.add(port)
+        if preferred and port != preferred:
+            self.notes.append(f"Port {preferred} of {owner} is taken; it uses {port}.")
+        return port
+
+
 def reachable(host: str, port: int) -> bool:
     """Whether something accepts connections there."""
     try:
@@ -129,12 +147,14 @@ class Server(ABC):
         port: Where it listens, on 127.0.0.1: the preferred port, or another one where that is taken.
     """
 
-    name: ClassVar[str]
+    name: str
     scheme: ClassVar[str]
     host_variable: ClassVar[str]
     port_variable: ClassVar[str]
     default_port: ClassVar[int]
     patience: ClassVar[float] = 60.0
+    after: str = ""
+    """Name of a server of the same run that this one waits for, for ``patience`` seconds at most."""
     gave_up: ClassVar[re.Pattern[bytes] | None] = None
     """What its log says when it writes nothing more until it is started again, as after a full disk."""
     _read = 0

@@ -115,10 +115,11 @@ def published_records(payload: bytes) -> list[Any]:
 
 def order_of(message: Msg) -> float:
     """Return the order of a message's records: its header's, else when the stream took it; each delivery has the same."""
-    with contextlib.suppress(ValueError):
-        order = float((message.headers or {}).get(ORDER_HEADER, "none"))
-        if math.isfinite(order):
-            return order
+    if message.headers and (sent := message.headers.get(ORDER_HEADER)) is not None:
+        with contextlib.suppress(ValueError):
+            order = float(sent)
+            if math.isfinite(order):
+                return order
     return message.metadata.timestamp.timestamp()
 
 

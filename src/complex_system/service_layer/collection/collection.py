@@ -205,7 +205,8 @@ class Collection:
                 good = [each for place, each in enumerate(good) if place not in bad]
         else:
             return
-        self._count(records=saved.inserted)
+        # Also those that a killed process had saved: what it counted after the place is lost.
+        self._count(records=saved.inserted + saved.existing)
         if self._labels is not None:
             self._labels.saved(each.key for each in good)
         if self._collecting.record.predict and saved.inserted:
@@ -214,7 +215,7 @@ class Collection:
             task.add_done_callback(self._predicting.discard)
 
     async def _predict(self, records: Sequence[CollectedRecord]) -> None:
-        """Ask for predictions, once: a later one is not what the plant would have been told."""
+        """Ask for predictions, once, also across a restart: a later one is not what the plant would have been told."""
         try:
             predictions = await self._serving.predict([each.record for each in records])
         except ComplexSystemError as error:

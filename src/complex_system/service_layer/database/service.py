@@ -80,6 +80,9 @@ class DatabaseService(DocumentSubjects):
     retention_interval = 3600.0
     """Seconds between two searches for raw records that are too old."""
 
+    recount_interval = 86_400.0
+    """Seconds between two counts of all records, for what other programs have written."""
+
     records_decide = 15.0
     """Seconds after a failed write of records in which a probe write alone does not make the service ready; writers pause for 10 s."""
 
@@ -111,6 +114,7 @@ class DatabaseService(DocumentSubjects):
                 await self.store.close()
                 raise  # ends the service with the reason
         self.every(self.watch_interval, self._watch)
+        self.every(self.recount_interval, self._recount)
         if self.settings.raw_days:
             self.every(self.retention_interval, self._delete_old_raw)
         if self.settings.ingest:
@@ -320,6 +324,10 @@ class DatabaseService(DocumentSubjects):
             # On a disk that is almost full a probe may be written where a batch is not: the records decide while somebody sends any.
             if time.monotonic() - self._write_failed > self.records_decide:
                 await self.set_state("ready")
+        return None
+
+    async def _recount(self) -> float | None:
+        await self.store.recount()
         return None
 
     async def _delete_old_raw(self) -> float | None:

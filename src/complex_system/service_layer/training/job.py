@@ -217,7 +217,7 @@ class TrainingJob:
         database = DatabaseClient(self._service)
         if (await database.counts()).labelled < self._service.shared_from:
             return None
-        collector = SampleCollector(dataset, [])
+        collector = SampleCollector(dataset, [], timed=True)
         name = type(self._service).service_name()
         return await LabelledPages.of(database, settings, name, dataset.version, collector.columns, collector.raw)
 

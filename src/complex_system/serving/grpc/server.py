@@ -1,6 +1,7 @@
 """The Open Inference Protocol and the standard health service over gRPC, inside the event loop of a service.
 
-Beyond the connections, everything is REST's: the key, the limits, the engine, the errors, the counters.
+Beyond the connections, everything is REST's: the key, the limits, the engine, the errors, the counters. gRPC has no limit of the bytes
+of all messages, so handlers are asked before their message is received: they check the key, and wait for room.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import grpc
@@ -19,17 +20,21 @@ from grpc_health.v1 import health_pb2
 
 from complex_system import __version__, tracing
 from complex_system.errors import (
+    BusyError,
     ComplexSystemError,
     InternalError,
     InvalidRecordError,
+    InvalidRequestError,
     ModelRefusedError,
     NobodyListensError,
     NoModelError,
     StartError,
     error_text,
 )
-from complex_system.http.connections import MAX_CONNECTIONS
+from complex_system.http.connections import BODY_SECONDS, MAX_CONNECTIONS
+from complex_system.http.limits import ByteBudget
 from complex_system.http.responses import status_of
+from complex_system.logs import REQUEST, Identified
 from complex_system.protocol.serving import ORIGIN_HEADER, ORIGINS
 from complex_system.serving.engine import off_loop
 from complex_system.serving.grpc import open_inference_pb2 as pb
@@ -56,6 +61,9 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """The status of a call, by the status of the error over REST; INTERNAL for others."""
+RECEIVED = 536_870_912
+"""Bytes of all messages that are received at the same time. The size of a message is known when it is there; until then it counts as
+the largest one."""
 _GRACE = 3.0
 """Seconds that open calls get when the server stops."""
 _WATCH_SECONDS = 1.0
@@ -64,7 +72,7 @@ _MAX_DETAILS = 4000
 """Bytes of an error's text: clients take 8 KiB of trailers, where a byte beyond ASCII needs three."""
 
 
-class Call:
+class Call(Identified):
     """A call that is being answered.
 
     Attributes:
@@ -72,15 +80,26 @@ class Call:
         predictor: The model that it names, once it is found.
         size: Number of records, once they are read.
         trailers: Sent behind the answer.
+        received: Bytes that it has of those of all messages.
+        refusal: Ends the call because its message took too long; the context takes no other end then.
     """
 
     def __init__(self, context: Any) -> None:
+        self.context = context
         self.metadata: dict[str, str] = {
             name: value for name, value in context.invocation_metadata() or () if type(value) is str
         }
+        super().__init__(self.metadata)
         self.predictor: Predictor | None = None
         self.size = 0
         self.trailers: list[tuple[str, str]] = []
+        self.received = 0
+        self.refusal: asyncio.Future[None] | None = None
+
+    def refuse_late(self) -> None:
+        """End it while its message is being received, which must not be cancelled: gRPC's core writes into it."""
+        text = f"The message did not arrive within {BODY_SECONDS:g} s; send fewer records a call."
+        self.refusal = asyncio.ensure_future(self.context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text))
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,9 @@ class GrpcServer:
         address: Host and port; empty before the start.
     """
 
-    def __init__(self, backend: Backend, host: str, port: int, certificate: str = "", key: str = "") -> None:
+    def __init__(
+        self, backend: Backend, host: str, port: int, certificate: str = "", key: str = "", received: int = RECEIVED
+    ) -> None:
         """Prepare a server.
 
         Args:
@@ -115,11 +136,13 @@ class GrpcServer:
             port: Port, or 0 for a free one.
             certificate: File of its certificate chain (PEM), for TLS; empty for none.
             key: File of the private key (PEM).
+            received: Bytes of all messages that are received at the same time.
         """
         self._backend = backend
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._files = (certificate, key)
+        self._receiving = ByteBudget(max(received, backend.limits.max_bytes))
         self._server: Any = None
         self._stopping = asyncio.Event()
         self.address = ""
@@ -136,6 +159,7 @@ class GrpcServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.compression_enabled_algorithms_bitset", 1),  # none: a small message could become a large one
             ("grpc.so_reuseport", 0),  # a port in use is an error
+            ("grpc.http2.bdp_probe", 0),  # what nobody receives stays with its sender, but for 64 KiB a call
         ]
         self._server = grpc.aio.server(options=options, maximum_concurrent_rpcs=MAX_CONNECTIONS)
         self._server.add_generic_rpc_handlers((self._inference(), self._health()))
@@ -179,32 +203,60 @@ class GrpcServer:
             "ModelMetadata": _Method(pb.ModelMetadataRequest, self._model_metadata),
             "ModelInfer": _Method(pb.ModelInferRequest, self._infer, predicts=True),
         }
-        # Requests stay bytes until the key is checked, and until there is room for what a long one becomes.
+        # As streams of one message, which is received when the handler asks for it. It stays bytes until there is room for what a
+        # long one becomes.
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
+            name: grpc.stream_unary_rpc_method_handler(
                 self._answering(name, method), response_serializer=lambda answer: answer.SerializeToString()
             )
             for name, method in methods.items()
         }
         return grpc.method_handlers_generic_handler(INFERENCE, handlers)
 
-    def _answering(self, name: str, method: _Method) -> Callable[[bytes, Any], Awaitable[Any]]:
+    def _answering(self, name: str, method: _Method) -> Callable[[Any, Any], Awaitable[Any]]:
         route = f"/{INFERENCE}/{name}"
 
-        async def answer(content: bytes, context: Any) -> Any:
+        async def answer(_: Any, context: Any) -> Any:
             call = Call(context)
+            REQUEST.set(call)
             with tracing.received(route, call.metadata, _ABOUT, begins=method.predicts):
-                answered, status = await self._answered(route, method, content, call)
+                answered, status = await self._answered(route, method, call)
             if call.trailers:
                 context.set_trailing_metadata(tuple(call.trailers))
-            if not isinstance(answered, ComplexSystemError):
-                return answered
-            await context.abort(_CODES.get(status, grpc.StatusCode.INTERNAL), _shortened(error_text(answered)))
-            return None
+            if isinstance(answered, ComplexSystemError):
+                await _refuse(call, answered, status)
+            return answered
 
         return answer
 
-    async def _answered(self, route: str, method: _Method, content: bytes, call: Call) -> tuple[Any, int]:
+    async def _message(self, call: Call) -> bytes:
+        """Receive the message of a call; :meth:`_release` must be called when it is answered.
+
+        Raises:
+            BusyError: Too many others are being received.
+            InvalidRequestError: There is none, or it took too long.
+        """
+        largest = self._backend.limits.max_bytes
+        await self._receiving.take(largest)
+        call.received = largest
+        timer = asyncio.get_running_loop().call_later(BODY_SECONDS, call.refuse_late)
+        try:
+            content = await call.context.read()
+        except grpc.aio.AbortError:
+            content = None
+        finally:
+            timer.cancel()
+        if type(content) is not bytes:
+            raise InvalidRequestError("The call has no message, or one that is too long, or that came too late.")
+        call.received = len(content)
+        self._receiving.give_back(largest - len(content))
+        return content
+
+    def _release(self, call: Call) -> None:
+        if call.received:
+            self._receiving.give_back(call.received)
+
+    async def _answered(self, route: str, method: _Method, call: Call) -> tuple[Any, int]:
         """Return the answer, or the error in its place, and the status that REST has for it."""
         backend, began = self._backend, time.perf_counter()
         counters, limits = backend.metrics.requests, backend.limits
@@ -213,6 +265,7 @@ class GrpcServer:
         try:
             if not method.is_open:
                 backend.api_key.require(call.metadata)
+            content = await self._message(call)
             if len(content) > limits.unbudgeted:
                 await limits.budget.take(len(content))
                 taken = len(content)
@@ -228,6 +281,7 @@ class GrpcServer:
             counters.in_progress -= 1
             if taken:
                 limits.budget.give_back(taken)
+            self._release(call)
         if isinstance(answered, ComplexSystemError):
             status = 400 if answered.code == InvalidRecordError.code else status_of(answered)
             if method.predicts:
@@ -289,25 +343,37 @@ class GrpcServer:
 
     def _health(self) -> Any:
         """Return grpc.health.v1, which needs no key: its states are those of ``/readyz``."""
-        request, serialize = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+        serialize = health_pb2.HealthCheckResponse.SerializeToString
         return grpc.method_handlers_generic_handler(
             HEALTH,
             {
-                "Check": grpc.unary_unary_rpc_method_handler(self._check, request, serialize),
-                "Watch": grpc.unary_stream_rpc_method_handler(self._watch, request, serialize),
+                "Check": grpc.stream_unary_rpc_method_handler(self._check, response_serializer=serialize),
+                "Watch": grpc.stream_stream_rpc_method_handler(self._watch, response_serializer=serialize),
             },
         )
 
-    async def _check(self, request: Any, context: Any) -> Any:
-        if request.service not in ("", INFERENCE):
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"There is no service '{request.service[:60]}'.")
-        return self._state(request.service)
+    async def _service(self, context: Any) -> str:
+        """Receive the name of the service whose health is asked for."""
+        call = Call(context)
+        try:
+            name: str = decoded(health_pb2.HealthCheckRequest, await self._message(call)).service
+        except ComplexSystemError as error:
+            await _refuse(call, error, status_of(error))
+        finally:
+            self._release(call)
+        return name
 
-    async def _watch(self, request: Any, _: Any) -> AsyncIterator[Any]:
-        last = None
+    async def _check(self, _: Any, context: Any) -> Any:
+        service = await self._service(context)
+        if service not in ("", INFERENCE):
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"There is no service '{service[:60]}'.")
+        return self._state(service)
+
+    async def _watch(self, _: Any, context: Any) -> AsyncIterator[Any]:
+        service, last = await self._service(context), None
         while True:
             is_last = self._stopping.is_set()  # read before the state, which then tells it
-            state = self._state(request.service)
+            state = self._state(service)
             if state != last:
                 yield state
             last = state
@@ -324,6 +390,22 @@ class GrpcServer:
         if service not in ("", INFERENCE):
             return states(status=states.SERVICE_UNKNOWN)
         return states(status=states.SERVING if self._is_ready else states.NOT_SERVING)
+
+
+async def _refuse(call: Call, error: ComplexSystemError, status: int) -> NoReturn:
+    """End a call with an error.
+
+    Raises:
+        AbortError: Always; it tells gRPC.
+    """
+    if call.refusal:
+        await call.refusal
+    # UNAVAILABLE would say that the server is away.
+    code = (
+        grpc.StatusCode.RESOURCE_EXHAUSTED if isinstance(error, BusyError) else _CODES.get(status, grpc.StatusCode.INTERNAL)
+    )
+    await call.context.abort(code, _shortened(error_text(error)))
+    raise error  # never
 
 
 def _read(message: pb.ModelInferRequest, reader: BatchReader) -> tuple[InferenceRequest, Batch]:

@@ -17,7 +17,8 @@ from complex_system.domain.records import MAX_FAULTS
 from complex_system.errors import ComplexSystemError, InvalidRecordError, NobodyListensError, NoModelError
 from complex_system.http.limits import LimitedRequest
 from complex_system.http.login import Login
-from complex_system.http.responses import REQUEST_ID, json_response
+from complex_system.http.responses import json_response
+from complex_system.logs import REQUEST_ID
 from complex_system.protocol.serving import ExplainedPrediction, ExplanationMethod
 from complex_system.serving.engine import PredictionEngine, PredictionResult, off_loop
 from complex_system.serving.known import RecordWarning

@@ -23,8 +23,8 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InternalError, InvalidRecordError, NobodyListensError, NoModelError
 from complex_system.http.auth import ApiKey
 from complex_system.http.limits import BodyLimits, LimitedRequest
-from complex_system.http.responses import REQUEST_ID, challenge, json_response, status_of
-from complex_system.logs import REQUEST
+from complex_system.http.responses import challenge, json_response, status_of
+from complex_system.logs import REQUEST, REQUEST_ID
 from complex_system.pipeline.pipeline import OutsideRange
 from complex_system.protocol.serving import ORIGIN_HEADER, ORIGINS, Origin
 from complex_system.serving.engine import PredictionEngine, PredictionResult

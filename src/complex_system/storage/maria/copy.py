@@ -39,7 +39,9 @@ class MariaCopy(StoreCopy):
     def __init__(self, settings: Settings) -> None:
         self._connections = MariaConnections(settings)
         self.address = self._connections.address
-        self._tables = copied_tables(TableNames.of(settings.table_prefix))
+        names = TableNames.of(settings.table_prefix)
+        self._tables = copied_tables(names)
+        self._counts = names.counts
 
     @override
     async def open(self) -> None:
@@ -81,6 +83,7 @@ class MariaCopy(StoreCopy):
     async def write(self, definitions: Mapping[str, str], source: Source) -> int:
         def write(connection: Any) -> int:
             change(connection, "SET time_zone = '+00:00'")
+            change(connection, f"DROP TABLE IF EXISTS {self._counts}")  # the next start counts
             for name, table in self._tables.items():
                 if name not in definitions:
                     continue
@@ -98,7 +101,7 @@ class MariaCopy(StoreCopy):
     @override
     async def discard(self) -> None:
         def drop(connection: Any) -> None:
-            for table in self._tables.values():
+            for table in (*self._tables.values(), self._counts):
                 change(connection, f"DROP TABLE IF EXISTS {table}")
 
         await self._connections.alone(drop)

@@ -211,10 +211,18 @@ def _discard(connection: Any) -> None:
             connection.close()
 
 
-def select(connection: Any, statement: str, parameters: Sequence[Any]) -> list[Row]:
-    """Return all rows of a query."""
+def select(connection: Any, statement: str, parameters: Sequence[Any], *, locks: bool = False) -> list[Row]:
+    """Return all rows of a query.
+
+    Args:
+        connection: The connection.
+        statement: The query.
+        parameters: Its parameters.
+        locks: Whether it locks rows. The driver (1.1.14) does not raise an error that comes while it fetches unbuffered, such as a
+            deadlock: it returns a row of values that are no objects, which ends the process.
+    """
     # The binary protocol reads numbers six times as fast, and exactly; unbuffered, rows are decoded while the server finds more.
-    cursor = connection.cursor(binary=True, buffered=False)
+    cursor = connection.cursor(binary=True, buffered=locks)
     try:
         cursor.execute(statement, parameters)
         rows: list[Row] = cursor.fetchall()

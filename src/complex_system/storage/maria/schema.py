@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.errors import StoreUnavailableError
 from complex_system.storage.arrow import converted, unpacked
 from complex_system.storage.envelope import PIPELINE, content_hash
-from complex_system.storage.maria.pool import change, change_each, select
-from complex_system.storage.maria.sql import ARRIVAL, ENVELOPE_COLUMNS, RECEIVED, TEXT, Statements, quoted, tables
+from complex_system.storage.maria.pool import ONE_SNAPSHOT, change, change_each, select
+from complex_system.storage.maria.sql import ARRIVAL, ENVELOPE_COLUMNS, HASH, RECEIVED, TEXT, Statements, quoted, tables
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.naming import TableNames
 
@@ -31,7 +32,7 @@ _BY_STORED = {stored: declared for declared, stored in _STORED.items()}
 _LONGEST_IDENTIFIER = 64
 _LONGEST_IN_COMMENT = 900  # of 1,024 characters
 _COMMENT = re.compile(r"declared as (?P<written>.*) = (?P<type>[a-z ]+)", re.DOTALL)
-_LABELLED = "labelled"
+_FORMER_LABELLED = "labelled"
 _CORRECTED = "corrected"
 _FORMER_ARRIVAL = "by_arrival"
 _LOCK_SECONDS = 600
@@ -104,12 +105,7 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     kept = _kept(connection, names.raw)
     raw = plan({column.name: column.type for column in dataset.columns}, kept)
     processed = plan(dict.fromkeys(dataset.processed_names[1:], "number"), _kept(connection, names.processed))
-    [(comment,)] = select(
-        connection,
-        "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
-        (names.raw,),
-    )
-    owner = _OWNER.fullmatch(comment)
+    owner = _OWNER.fullmatch(_comment_of(connection, names.raw))
     where = f"The table {names.raw}"
     refuse_another_data_set(where, owner[1] if owner else "", dataset)
     refuse_other_types(where, raw.types, dataset)
@@ -121,12 +117,46 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     if _CORRECTED not in {each.name for each in _kept(connection, names.conflicts)}:
         _alter(connection, names.conflicts, (f"ADD COLUMN {_CORRECTED} BOOLEAN NOT NULL DEFAULT FALSE",))
     _index(connection, names.conflicts, _CORRECTED, [_CORRECTED])
-    _index(connection, names.processed, _LABELLED, [processed.columns[dataset.target]])
+    _index(connection, names.processed, _FORMER_LABELLED, [])
     _index(connection, names.raw, ARRIVAL, [RECEIVED])
     _index(connection, names.raw, _FORMER_ARRIVAL, [])
     statements = Statements(dataset, names, raw.columns, processed.columns)
-    _add_hashes(connection, dataset, statements)
+    if HASH not in there:
+        _add_hashes(connection, dataset, statements)
+    labelled_by = f"labelled by {written(dataset.target)}"
+    if _comment_of(connection, names.counts) != labelled_by:  # new, or of another target
+        recount(connection, dataset, statements, _LOCK_SECONDS)
+        _alter(connection, names.counts, (f"COMMENT = '{labelled_by}'",))
     return statements
+
+
+def recount(connection: Any, dataset: Dataset, statements: Statements, patience: int = 0) -> None:
+    """Count all records, add to the kept numbers what they differ by, and add missing hashes; one replica does so at a time.
+
+    Tables and numbers are read as they were at one moment, so what others write meanwhile is neither lost nor counted twice.
+
+    Args:
+        connection: A connection for this alone.
+        dataset: The declaration.
+        statements: The statements for the tables.
+        patience: Seconds to wait for another replica that counts.
+    """
+    lock = f" {statements.counts_table}"[-44:]
+    [(locked,)] = select(connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), ?)", (lock, patience))
+    if not locked:
+        return
+    _add_hashes(connection, dataset, statements)
+    began = time.monotonic()
+    connection.commit()  # the transaction that begins with the first statement
+    change(connection, ONE_SNAPSHOT)
+    change(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+    [kept] = select(connection, statements.counts, ())
+    [counted] = select(connection, statements.count_all, ())
+    differences = [there - known for there, known in zip(counted, kept, strict=True)]
+    change(connection, statements.add_counts, differences)
+    connection.commit()
+    if any(differences):
+        log.info("Counted all records in %.1f s: the numbers differed by %s", time.monotonic() - began, differences)
 
 
 def _add_hashes(connection: Any, dataset: Dataset, statements: Statements) -> None:
@@ -186,6 +216,15 @@ def _kept(connection: Any, table: str) -> list[Kept]:
         (table,),
     )
     return [Kept(name, stored.lower(), comment) for name, stored, comment in found]
+
+
+def _comment_of(connection: Any, table: str) -> str:
+    [(comment,)] = select(
+        connection,
+        "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?",
+        (table,),
+    )
+    return str(comment)
 
 
 def _index(connection: Any, table: str, name: str, columns: list[str]) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import REVISION
+from complex_system.protocol.database import RecordCounts
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, MAX_SOURCE, PIPELINE
 from complex_system.storage.naming import TableNames
 
@@ -40,6 +41,10 @@ ENVELOPE_COLUMNS = {
 }
 """Definitions of the envelope's columns, but for the version; with defaults for a program that does not know them."""
 
+COUNTED = RecordCounts.__struct_fields__
+"""The numbers of records that are kept, as columns. A number is the sum of its column."""
+_SLOTS = 16  # rows of these, so that transactions on several connections seldom wait for each other
+
 
 def quoted(name: str) -> str:
     """Return a name as an SQL identifier."""
@@ -56,12 +61,21 @@ def tables(names: TableNames) -> tuple[str, ...]:
         f"CREATE TABLE IF NOT EXISTS {names.conflicts} ({ID} {_KEY}, hash BINARY(16) NOT NULL, source {_SOURCE}, "
         f"kept_source {_SOURCE}, record LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, "
         "received TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (" + ID + ", hash)) ENGINE = InnoDB",
+        f"CREATE TABLE IF NOT EXISTS {names.counts} (slot TINYINT UNSIGNED NOT NULL PRIMARY KEY, "
+        f"{', '.join(f'{name} BIGINT NOT NULL' for name in COUNTED)}) ENGINE = InnoDB",
     )
 
 
-def _same_key(table: str) -> str:
-    """Return an assignment that fails where another unique index, an operator's, has found the row: it is another record's."""
-    return f"{ID} = IF({table}.{ID} = VALUES({ID}), {table}.{ID}, (SELECT 1 UNION ALL SELECT 2))"
+def _same_key(table: str, meanwhile: str = "") -> str:
+    """Return an assignment that fails where another unique index, an operator's, has found the row: it is another record's.
+
+    Args:
+        table: The table.
+        meanwhile: A number to work out for each such row: for variables that count them.
+    """
+    key = f"{table}.{ID}"
+    kept = f"IF({meanwhile} IS NULL, NULL, {key})" if meanwhile else key
+    return f"{ID} = IF({key} = VALUES({ID}), {kept}, (SELECT 1 UNION ALL SELECT 2))"
 
 
 class Asked(NamedTuple):
@@ -94,8 +108,10 @@ class Statements:
         self._target = target = self._processed[dataset.target]
         self._names = names
         values = [column for name, column in self._processed.items() if name != ID]
+        # Only the server knows which rows of a statement were there. The first assignment sees the row as it was.
+        counting = f"(@there := @there + 1) + (@labelled := @labelled + ({names.processed}.{target} IS NOT NULL))"
         replaced = ", ".join(
-            (_same_key(names.processed), *(f"{column} = VALUES({column})" for column in (*values, PIPELINE)))
+            (_same_key(names.processed, counting), *(f"{column} = VALUES({column})" for column in (*values, PIPELINE)))
         )
 
         self.insert_raw = f"INSERT INTO {names.raw} ({raw}, {HASH}, {SOURCE}, {ORDER}) VALUES "
@@ -149,19 +165,35 @@ class Statements:
         self.insert_processed = f"INSERT INTO {names.processed} ({', '.join(self._processed.values())}, {PIPELINE}) VALUES "
         self.replace_processed = f" ON DUPLICATE KEY UPDATE {replaced}"
         self.delete_processed = f"DELETE FROM {names.processed} WHERE {ID} IN "
+        self.was_labelled = f" RETURNING {target} IS NOT NULL"
         self.select_processed_page = f"SELECT {', '.join(values)} FROM {names.processed} ORDER BY {ID} LIMIT ? OFFSET ?"
         self.select_processed_key = f"SELECT {ID} FROM {names.processed} WHERE {ID} > ? ORDER BY {ID} LIMIT 1 OFFSET ?"
         self.select_targets = f"SELECT {ID}, {target} FROM {names.processed} WHERE {ID} IN"
+        rejected_row = _same_key(names.rejected, "(@there := @there + 1)")
         self.reject = (
             f"INSERT INTO {names.rejected} ({ID}, reason, version) VALUES (?, ?, ?) "
-            f"ON DUPLICATE KEY UPDATE {_same_key(names.rejected)}, reason = VALUES(reason), version = VALUES(version)"
+            f"ON DUPLICATE KEY UPDATE {rejected_row}, reason = VALUES(reason), version = VALUES(version)"
         )
         self.delete_rejected = f"DELETE FROM {names.rejected} WHERE {ID} IN "
         self.select_rejected = f"SELECT {ID}, reason, version FROM {names.rejected} WHERE {ID} > ? ORDER BY {ID} LIMIT ?"
-        self.counts = (
-            f"SELECT (SELECT COUNT(*) FROM {names.raw}), (SELECT COUNT(*) FROM {names.processed}), "
-            f"(SELECT COUNT({target}) FROM {names.processed}), (SELECT COUNT(*) FROM {names.rejected}), "
-            f"(SELECT COUNT(*) FROM {names.conflicts}), (SELECT COUNT(*) FROM {names.conflicts} WHERE corrected)"
+        self.count_conflicts = f"SELECT COUNT(*), COUNT(NULLIF(corrected, FALSE)) FROM {names.conflicts} WHERE {ID} IN "
+        self._count(names, target)
+
+    def _count(self, names: TableNames, target: str) -> None:
+        """Make the statements that count all records, and that keep their numbers."""
+        self.count_all = (
+            f"SELECT raw.n, processed.n, processed.labelled, rejected.n, conflicts.n, conflicts.corrected FROM "
+            f"(SELECT COUNT(*) AS n FROM {names.raw}) AS raw, "
+            f"(SELECT COUNT(*) AS n, COUNT({target}) AS labelled FROM {names.processed}) AS processed, "
+            f"(SELECT COUNT(*) AS n FROM {names.rejected}) AS rejected, "
+            f"(SELECT COUNT(*) AS n, COUNT(NULLIF(corrected, FALSE)) AS corrected FROM {names.conflicts}) AS conflicts"
+        )
+        sums = ", ".join(f"CAST(COALESCE(SUM({name}), 0) AS SIGNED)" for name in COUNTED)
+        self.counts_table = names.counts
+        self.counts = f"SELECT {sums} FROM {names.counts}"
+        self.add_counts = (
+            f"INSERT INTO {names.counts} (slot, {', '.join(COUNTED)}) VALUES (CONNECTION_ID() MOD {_SLOTS}{', ?' * len(COUNTED)}) "
+            f"ON DUPLICATE KEY UPDATE {', '.join(f'{name} = {name} + VALUES({name})' for name in COUNTED)}"
         )
 
     def select_processed(

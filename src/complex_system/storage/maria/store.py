@@ -40,10 +40,12 @@ from complex_system.storage.envelope import (
 from complex_system.storage.maria import literals as values
 from complex_system.storage.maria.documents import MariaDocuments
 from complex_system.storage.maria.pool import ONE_SNAPSHOT, MariaConnections, Row, change, change_each, select
-from complex_system.storage.maria.schema import migrate, statements_without_tables
-from complex_system.storage.maria.sql import Asked
+from complex_system.storage.maria.schema import migrate, recount, statements_without_tables
+from complex_system.storage.maria.sql import COUNTED, Asked
 from complex_system.storage.naming import TableNames
 
+_NONE_THERE = "SET @there = 0, @labelled = 0"
+_THERE = "SELECT @there, @labelled"
 _NOW = "SELECT UNIX_TIMESTAMP(CURRENT_TIMESTAMP(6)) + 0e0"
 
 
@@ -153,10 +155,16 @@ class MariaDataStore(DataStore):
                 table if not changed else table.filter(pc.invert(pc.is_in(table.column(ID), pa.array(changed, pa.string()))))
             )
             rows = values.processed_rows(current, self.dataset.processed_names, version)
+            change(connection, _NONE_THERE)
             for part in values.texts_of(rows, self._packet):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
+            [(there, were_labelled)] = select(connection, _THERE, ())
+            rejected = 0
             for keys in values.keys_of(rows.column(ID).to_pylist()):
-                change(connection, f"{self._sql.delete_rejected} ({keys})")
+                rejected += change(connection, f"{self._sql.delete_rejected} ({keys})")
+            target = rows.column(self.dataset.target)
+            labelled = rows.num_rows - target.null_count - were_labelled
+            self._add(connection, processed=rows.num_rows - there, labelled=labelled, rejected=-rejected)
             return int(current.num_rows)
 
         return {"upserted": await self._connections.run(write)}
@@ -168,9 +176,17 @@ class MariaDataStore(DataStore):
         def write(connection: Any) -> int:
             changed = set(self._mark_done(connection, {key: each.revision for key, each in by_key.items()}, version))
             rows = sorted((key, each.reason, version) for key, each in by_key.items() if key not in changed)
+            change(connection, _NONE_THERE)
             change_each(connection, self._sql.reject, rows)
+            [(there, _)] = select(connection, _THERE, ())
+            processed = labelled = 0
             for keys in values.keys_of(row[0] for row in rows):
-                change(connection, f"{self._sql.delete_processed} ({keys})")
+                deleted = select(
+                    connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", (), locks=True
+                )
+                processed += len(deleted)
+                labelled += sum(row[0] for row in deleted)
+            self._add(connection, processed=-processed, labelled=-labelled, rejected=len(rows) - there)
             return len(rejections) - len(changed)
 
         return {"rejected": await self._connections.run(write)}
@@ -222,7 +238,11 @@ class MariaDataStore(DataStore):
     @override
     async def counts(self) -> RecordCounts:
         [counted] = await self._connections.select(self._sql.counts)
-        return RecordCounts(**dict(zip(RecordCounts.__struct_fields__, counted, strict=True)))
+        return RecordCounts(**dict(zip(COUNTED, counted, strict=True)))
+
+    @override
+    async def recount(self) -> None:
+        await self._connections.alone(lambda connection: recount(connection, self.dataset, self._sql))
 
     @override
     async def conflicts(self, after: tuple[str, str] | None, limit: int) -> list[ConflictMessage]:
@@ -244,7 +264,12 @@ class MariaDataStore(DataStore):
 
     @override
     async def delete_raw(self, days: float, limit: int) -> int:
-        return await self._connections.change(self._sql.delete_old_raw, (self.dataset.version, days * 86_400, limit))
+        def delete(connection: Any) -> int:
+            deleted = change(connection, self._sql.delete_old_raw, (self.dataset.version, days * 86_400, limit))
+            self._add(connection, raw=-deleted)
+            return deleted
+
+        return await self._connections.run(delete)
 
     @override
     async def raw_by_keys(self, keys: list[str]) -> Page:
@@ -263,9 +288,16 @@ class MariaDataStore(DataStore):
         [(now,)] = select(connection, _NOW, ()) if orders is None else [(0.0,)]
         given = orders_of(self.dataset, records, orders, now)
         inserted = self._insert_raw(connection, records, senders, given)
+        conflicts = corrected = 0
         if inserted < len(records):
-            self._merge(connection, incoming_of(records, senders, given, self._digest), merge)
+            conflicts, corrected = self._merge(connection, incoming_of(records, senders, given, self._digest), merge)
+        self._add(connection, raw=inserted, conflicts=conflicts, corrected=corrected)
         return merge.saved(self.label, inserted, len(records))
+
+    def _add(self, connection: Any, **numbers: int) -> None:
+        """Add to the kept numbers of records; last in a transaction, so that others do not wait for more than its commit."""
+        if any(numbers.values()):
+            change(connection, self._sql.add_counts, [numbers.get(name, 0) for name in COUNTED])
 
     def _insert_raw(self, connection: Any, records: list[Record], sources: list[str], orders: list[float]) -> int:
         """Insert the records that are not there yet, and return how many these were."""
@@ -277,8 +309,12 @@ class MariaDataStore(DataStore):
             self._mark_processed_before(connection, rows.column(ID).to_pylist())
         return inserted
 
-    def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> None:
-        """Fill and replace values of stored records, and keep what loses. The insert has locked their rows."""
+    def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> tuple[int, int]:
+        """Fill and replace values of stored records, and keep what loses. The insert has locked their rows.
+
+        Returns:
+            Numbers of the new conflicts, and of the new corrections among all conflicts.
+        """
         found = _select_keys(connection, self._sql.select_origins, [each.record[ID] for each in incoming.values()])
         kept = {key: (digest, order) for key, digest, order in found}
         if refused := [each for each in incoming.values() if each.record[ID] not in kept]:
@@ -293,16 +329,25 @@ class MariaDataStore(DataStore):
             if each.record[ID] in kept and not merge.is_known(each, *kept[each.record[ID]])
         }
         if not unknown:
-            return
+            return 0, 0
         rows = _select_keys(connection, self._sql.select_stored, [each.record[ID] for each in unknown.values()])
         changes = merge.merge(unknown, self._stored(rows))
-        if merge.conflicts:
-            change_each(connection, self._sql.keep_conflict, sorted(merge.conflicts.values()))
+        conflicts = sorted(merge.conflicts.values())
+        before = self._conflicts_of(connection, conflicts)
+        if conflicts:
+            change_each(connection, self._sql.keep_conflict, conflicts)
+        after = self._conflicts_of(connection, conflicts)
         for of_values, ending in ((True, self._sql.changed_values), (False, self._sql.changed_raw)):
             chosen = [each for each in changes if each.values == of_values]
             if chosen:
                 for part in values.texts_of(values.changed_rows(chosen, self.dataset), self._packet):
                     change(connection, self._sql.change_raw + part + ending)
+        return after[0] - before[0], after[1] - before[1]
+
+    def _conflicts_of(self, connection: Any, conflicts: list[Conflict]) -> tuple[int, int]:
+        """Count the kept conflicts, and the corrections among them, of the keys of some conflicts."""
+        rows = _select_keys(connection, self._sql.count_conflicts, [each.key for each in conflicts])
+        return sum(row[0] for row in rows), sum(row[1] for row in rows)
 
     def _stored(self, rows: list[Row]) -> list[Stored]:
         """Return raw records with what their envelopes say."""

@@ -42,7 +42,10 @@ AT_ONCE = 100_000
 """Fields of the documents of one read, but for a single range."""
 
 SLOW = 0.1  # seconds that a count may take each time
-OLD = 10  # how old a slow answer may be, in times of what counting took
+OLD = (
+    10  # how old a slow answer may be, in times of what counting took, where own writes have changed it by an unknown number
+)
+KEPT = 1000  # and where they have not: then only another replica's writes are missing
 TOO_LONG = 15.0  # seconds: longer than a server that is away is waited for
 PAUSE = 3  # before it is tried again, in times of what the failure took
 FEW = 1000  # so few are counted each time: what took long then was something else
@@ -118,8 +121,14 @@ class SecantusQueries(Queries):
 
     @override
     async def insert(self, collection: Collection, documents: list[Document]) -> list[int]:
-        existing = await super().insert(collection, documents)
-        self._add(collection, len(documents) - len(existing))
+        try:
+            existing = await super().insert(collection, documents)
+        except BaseException:
+            for _, count in self._counts_of(collection):
+                count.doubt()  # some may be there, and are taken back later
+            raise
+        there = set(existing)
+        self._add(collection, [document for place, document in enumerate(documents) if place not in there])
         if documents and PIPELINE in documents[0]:
             self._ranges_of(collection, (PIPELINE, documents[0][PIPELINE])).written(d[ID] for d in documents)
         return existing
@@ -127,8 +136,19 @@ class SecantusQueries(Queries):
     @override
     async def delete(self, collection: Collection, keys: Iterable[str], condition: Document | None = None) -> int:
         deleted = await super().delete(collection, keys, condition)
-        self._add(collection, -deleted)
+        for field, count in self._counts_of(collection):
+            if field and deleted:
+                count.doubt()
+            elif not field:
+                count.add(-deleted)
         return deleted
+
+    @override
+    async def replace(self, collection: Collection, documents: list[Document]) -> None:
+        await super().replace(collection, documents)
+        for field, count in self._counts_of(collection):
+            if field and documents:
+                count.doubt()
 
     @override
     async def update(
@@ -138,6 +158,9 @@ class SecantusQueries(Queries):
         for start in range(0, len(ordered), STEP):  # more at once may run into the time-out
             part = ordered[start : start + STEP]
             changed += await super().update(collection, part, condition, change, journal=journal)
+        for field, count in self._counts_of(collection):
+            if changed and field in change.get("$set", ()):
+                count.doubt()
         return changed
 
     @override
@@ -174,9 +197,13 @@ class SecantusQueries(Queries):
     def _counted(self, collection: Collection, field: str, count: Callable[[], Awaitable[int]]) -> CachedCount:
         return self._counts.setdefault((collection.name, field), CachedCount(count))
 
-    def _add(self, collection: Collection, written: int) -> None:
-        if (collection.name, "") in self._counts:
-            self._counts[collection.name, ""].add(written)
+    def _counts_of(self, collection: Collection) -> list[tuple[str, CachedCount]]:
+        """Return the counts of a collection that were asked for, by field, '' for all documents."""
+        return [(field, count) for (name, field), count in self._counts.items() if name == collection.name]
+
+    def _add(self, collection: Collection, new: list[Document]) -> None:
+        for field, count in self._counts_of(collection):
+            count.add(sum(document.get(field) is not None for document in new) if field else len(new))
 
 
 class KeyRanges:
@@ -272,7 +299,8 @@ class CachedCount:
     """A count; where counting takes long, an answer that is not much older than it takes.
 
     A client that polls would leave such a server no time for anything else. Own writes are added to the answer, so that nobody misses
-    what was just acknowledged.
+    what was just acknowledged, and it stays right for long; only after a write that changes it by an unknown number it is soon counted
+    anew.
     """
 
     def __init__(self, count: Callable[[], Awaitable[int]]) -> None:
@@ -281,7 +309,8 @@ class CachedCount:
         self._answer = 0
         self._known = False
         self._added = 0
-        self._until = float("-inf")
+        self._until = self._until_doubted = float("-inf")
+        self._doubted = False
         self._counting = asyncio.Lock()
 
     async def get(self, among: int | None = None) -> int:
@@ -292,9 +321,9 @@ class CachedCount:
         """
         async with self._counting:  # who comes meanwhile gets the same answer
             few = (self._answer if among is None else among) < FEW
-            if few or time.monotonic() >= self._until:
+            if few or time.monotonic() >= (self._until_doubted if self._doubted else self._until):
                 began = time.monotonic()
-                self._added = 0
+                self._added, self._doubted = 0, False
                 try:
                     counted = await self._count()
                 except Exception:
@@ -302,13 +331,14 @@ class CachedCount:
                     if not self._known or took < TOO_LONG:
                         raise
                     # Asked again at once, a server that cannot count so many in time would do nothing else.
-                    self._until = time.monotonic() + PAUSE * took
+                    self._until = self._until_doubted = time.monotonic() + PAUSE * took
                     return self._answer
                 self._known = True
                 # What was written meanwhile is in the count or not.
                 self._answer = min(counted + self._added, max(counted, self._answer)) if self._added > 0 else counted
                 took = time.monotonic() - began
-                self._until = time.monotonic() + (OLD * took if took > SLOW else 0.0)
+                ended, slow = time.monotonic(), took if took > SLOW else 0.0
+                self._until, self._until_doubted = ended + KEPT * slow, ended + OLD * slow
             return self._answer
 
     def add(self, written: int) -> None:
@@ -316,6 +346,10 @@ class CachedCount:
         self._answer += written
         self._added += written
 
+    def doubt(self) -> None:
+        """Take it that a write of our own has changed the count by an unknown number."""
+        self._doubted = True
+
     def forget(self) -> None:
         """Count anew next time."""
-        self._until = float("-inf")
+        self._until = self._until_doubted = float("-inf")

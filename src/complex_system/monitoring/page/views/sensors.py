@@ -127,7 +127,7 @@ def _refused(reading: Reading, viewer: Viewer) -> Component:
     if state is None or not (state.unmatched or state.notes):
         return empty("Nothing was refused.")
     unmatched = [_label_table(state.unmatched, viewer)] if state.unmatched else []
-    notes = [html.Ul([html.Li(note) for note in reversed(state.notes)])] if state.notes else []
+    notes = [html.Ul([html.Li(note) for note in reversed(state.notes)], className="sent")] if state.notes else []
     return html.Div([*unmatched, *notes])
 
 

@@ -1,0 +1,121 @@
+"""The numbers of records that MariaDB keeps are those of its tables, whatever is written at the same time, and never counted anew."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+
+import pyarrow as pa
+import pytest
+
+from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.pages import processed_schema
+from complex_system.domain.records import Record
+from complex_system.local.servers import Server
+from complex_system.protocol.database import RecordCounts, Rejection
+from complex_system.settings import Settings
+from complex_system.storage.maria.store import MariaDataStore
+from envelopes import connected
+
+TABLES = """SELECT (SELECT COUNT(*) FROM KIOptiPackRaw), (SELECT COUNT(*) FROM KIOptiPackProcessed),
+(SELECT COUNT(aufbereiteter_wert) FROM KIOptiPackProcessed), (SELECT COUNT(*) FROM KIOptiPackRejected),
+(SELECT COUNT(*) FROM KIOptiPackConflicts), (SELECT COUNT(*) FROM KIOptiPackConflicts WHERE corrected)"""
+
+
+@pytest.fixture
+def settings(maria_server: Server, make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings(maria_server, maria_name=f"t{uuid.uuid4().hex[:12]}", maria_connections=4, on_conflict="replace")
+
+
+@pytest.fixture
+async def stores(settings: Settings, dataset: Dataset) -> AsyncIterator[list[MariaDataStore]]:
+    """Two replicas."""
+    stores = [MariaDataStore(dataset, settings) for _ in range(2)]
+    for store in stores:
+        await store.open()
+    yield stores
+    for store in stores:
+        await store.close()
+    asked(settings, f"DROP DATABASE {settings.maria_name}")
+
+
+def asked(settings: Settings, statement: str) -> list[tuple[int, ...]]:
+    with closing(connected(settings)) as connection:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        connection.commit()
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+def in_tables(settings: Settings) -> RecordCounts:
+    [(raw, processed, labelled, rejected, conflicts, corrected)] = asked(settings, TABLES)
+    return RecordCounts(
+        raw=raw, processed=processed, labelled=labelled, rejected=rejected, conflicts=conflicts, corrected=corrected
+    )
+
+
+def results(dataset: Dataset, records: list[Record], draw: random.Random) -> pa.Table:
+    zero = dict.fromkeys(dataset.feature_names, 0.0)
+    rows = [{ID: each[ID], dataset.target: draw.choice([None, 1.0, 2.0]), **zero} for each in records]
+    return pa.Table.from_pylist(rows, schema=processed_schema(dataset))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_numbers_are_those_of_the_tables_whatever_replicas_write_at_the_same_time(
+    stores: list[MariaDataStore], settings: Settings, dataset: Dataset, seed: int
+) -> None:
+    draw = random.Random(seed)
+    records = list(Laboratory(seed).records(60))
+
+    async def write(store: MariaDataStore) -> None:
+        chosen = draw.sample(records, draw.randint(1, 30))
+        action = draw.randrange(6)
+        if action <= 1:
+            sent = [{**each, "rohwert_1_labormessung": draw.choice([1.0, 2.0])} for each in chosen]
+            await store.save_raw(sent, draw.choice(["a", "b"]), [draw.random() for _ in sent])
+        elif action <= 3:
+            await store.upsert_processed(results(dataset, chosen, draw), draw.choice([dataset.version, "older"]))
+        elif action == 4:
+            await store.reject([Rejection(id=each[ID], reason="no", revision=None) for each in chosen], dataset.version)
+        else:
+            await store.delete_raw(0.0, 5)
+        await store.probe()
+        await store.trial([{**each, "rohwert_1_labormessung": 3.0} for each in chosen])
+
+    for _ in range(12):
+        await asyncio.gather(*(write(store) for store in stores * 3))
+        expected = in_tables(settings)
+        assert [await store.counts() for store in stores] == [expected] * 2
+    assert expected.conflicts > 0
+    assert expected.labelled > 0
+
+
+async def test_what_other_programs_write_is_counted_later_and_once(
+    stores: list[MariaDataStore], settings: Settings, laboratory: Laboratory
+) -> None:
+    records = list(laboratory.records(20))
+    await stores[0].save_raw(records)
+    asked(settings, "DELETE FROM KIOptiPackRaw ORDER BY _id LIMIT 3")
+    assert (await stores[1].counts()).raw == 20
+    await asyncio.gather(*(store.recount() for store in stores), stores[1].save_raw(list(laboratory.records(7))))
+    assert (await stores[0].counts()).raw == 24
+    assert in_tables(settings).raw == 24
+
+
+async def test_a_store_of_an_earlier_release_is_counted_when_it_is_opened(
+    stores: list[MariaDataStore], settings: Settings, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    await stores[0].save_raw(list(laboratory.records(20)))
+    asked(settings, "DROP TABLE KIOptiPackCounts")
+    await stores[1].close()
+    await stores[1].open()
+    assert await stores[0].counts() == await stores[1].counts() == RecordCounts(raw=20, processed=0, labelled=0, rejected=0)
+
+
+async def test_no_table_of_records_is_read_for_the_numbers(stores: list[MariaDataStore], settings: Settings) -> None:
+    plan = asked(settings, f"EXPLAIN {stores[0]._sql.counts}")
+    assert [row[2] for row in plan] == ["KIOptiPackCounts"]
