@@ -60,7 +60,13 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def fields(nodes: Nodes) -> dict[str, Any]:
-    return {"ray_address": nodes.parameters.address, "ray_workers": 2, "epochs": 30, "boosting_rounds": 300}
+    return {
+        "ray_address": nodes.parameters.address,
+        "ray_workers": 2,
+        "epochs": 30,
+        "boosting_rounds": 300,
+        "request_timeout": 60.0,
+    }
 
 
 @pytest.fixture
