@@ -3,14 +3,16 @@
 SHELL := /bin/bash
 DEPLOYMENT ?= mongo
 ARGS ?=
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The newest Python that is installed, works and is tested; a name alone may be a shim of pyenv.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$python" && break; done)
 STAMP := .venv/.installed
 MLFLOW_STAMP := .venv-mlflow/.installed
 CLIENTS_STAMP := .venv-clients/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv system-packages demo test test-long fresh-machine bench lint format types imports check clean
+.PHONY: help install venv system-packages demo test test-long fresh-machine compat bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -35,6 +37,7 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]'
+	@grep -q complex_system $(BIN)/fiot || { $(UV_INSTALL) --quiet --python $(BIN)/python --no-deps --reinstall-package complex-system -e .; }
 	@touch $@
 
 $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
@@ -50,18 +53,18 @@ $(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)
 	@touch $@
 
 system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser, ip and iptables) as root, or name them all
-	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "Python 3.11 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 	export PATH="$$PATH:/usr/sbin"; missing=""; \
 	needs() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
 	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; needs chromium chromium; \
-	needs mosquitto_pub mosquitto-clients; needs ip iproute2; needs iptables iptables; \
-	if [ -z "$(PYTHON)" ]; then missing="$$missing python3.11 python3.11-venv python3.11-dev"; else \
-		"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || missing="$$missing python3.11-venv"; \
+	if [ -z "$(PYTHON)" ]; then missing="$$missing python3 python3-venv python3-dev"; else \
+		version="python$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
+		"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || missing="$$missing $$version-venv"; \
 		headers="$$("$(PYTHON)" -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
 		if [ ! -e "$$headers/Python.h" ]; then case "$$headers" in \
-			/usr/include/*) missing="$$missing python3.11-dev" ;; \
-			*) echo "$(PYTHON) has no headers ($$headers/Python.h is missing); name another one: make PYTHON=/path/to/python3.11" >&2; exit 1 ;; \
+			/usr/include/*) missing="$$missing $$version-dev" ;; \
+			*) echo "$(PYTHON) has no headers ($$headers/Python.h is missing); name another one: make PYTHON=/path/to/$$version" >&2; exit 1 ;; \
 		esac; fi; \
 	fi; \
 	[ -z "$$missing" ] && exit 0; \
@@ -85,8 +88,19 @@ test-long: install $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `lon
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
 	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
+compat:  ## The same on Debian 13, whose Python is 3.13: make compat [KEEP=1] [ARGS="tests/unit"]
+	SUITE=trixie PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
+
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
+
+.PHONY: scale
+RECORDS ?= 300000
+GROWN ?= 0
+DATABASE ?= MariaDB
+
+scale: install  ## Measure what grows with the records: make scale [RECORDS=10000000] [GROWN=10000000] [DATABASE=MongoDB] [ARGS="--parts 20"]
+	$(BIN)/python -m benchmarks.scale $(DATABASE) --records $(RECORDS) --grown $(GROWN) $(ARGS)
 
 lint: install  ## Check style with ruff
 	$(BIN)/ruff check .
@@ -122,8 +136,9 @@ screenshots: install  ## Take the pictures of the monitoring page in docs/images
 	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
 
 .PHONY: docs
-docs: install  ## Write docs/subjects.md from the declarations of the messages
+docs: install  ## Write docs/subjects.md from the declarations, and build the documentation site into build/site; warnings are errors
 	$(BIN)/python docs/subject_reference.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/site
 
 .PHONY: proto
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
@@ -133,9 +148,9 @@ proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 TAG ?= latest
 SERVICES ?=
 
-images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0]
+images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0] [CLUSTER=1]
 	$(BIN)/fiot build --dry
-	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(SERVICES)
+	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(if $(CLUSTER),--cluster) $(SERVICES)
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)

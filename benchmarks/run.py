@@ -33,6 +33,7 @@ PROGRAMS = {
     "pipeline": "Data plane",
     "trainers": "Data plane",
     "cluster": "Data plane",
+    "trials": "Data plane",
     "memory": "Data plane",
     "serving": "Serving",
     "bulk": "Serving",

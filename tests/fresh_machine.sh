@@ -3,7 +3,7 @@
 #
 #   tests/fresh_machine.sh [PYTEST ARGUMENT...]     as root, on Debian; `make fresh-machine` does it
 #
-# SUITE=bookworm   the Debian release; its python3 must be 3.11
+# SUITE=bookworm   the Debian release, also trixie
 # FOLDER=path      where the root is made: a new folder under /var/tmp unless said; it takes 11 GB
 # KEEP=1           keep the root, to look into it
 # PYTHON=python3   whose pip is asked where packages come from

@@ -40,10 +40,10 @@ class Nodes:
     def parameters(self) -> ClusterParameters:
         return ClusterParameters(self._cluster.address)
 
-    def use(self, workers: int) -> None:
-        """Start or end nodes until there are so many."""
+    def use(self, workers: int, **resources: int) -> None:
+        """Start or end nodes until there are so many; new ones have those resources, too."""
         while len(self.workers) < workers:
-            self.workers.append(self._cluster.add_node(num_cpus=1, wait=False))
+            self.workers.append(self._cluster.add_node(num_cpus=1, wait=False, **resources))
         while len(self.workers) > workers:
             self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
         self._cluster.wait_for_nodes()
@@ -97,6 +97,11 @@ def wait_for(check: Callable[[], Any], seconds: float = 60.0) -> None:
 def squared(item: int, look: Look) -> int:
     look()
     return item**2
+
+
+def visible_gpus(item: int, look: Look) -> list[str]:
+    """Numbers of the GPUs that a framework would see."""
+    return [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",") if each]
 
 
 def refused(item: int, look: Look) -> int:

@@ -15,7 +15,7 @@ from complex_system.training.cluster import RayExecutor
 from complex_system.training.cross_validation import TrainerFit, out_of_fold
 from complex_system.training.executor import SEQUENTIAL, Executor, never
 from complex_system.training.lightgbm import LightGBMTrainer
-from ray_nodes import SEARCHED, Nodes, Noted, NotedFit, bent, ray_nodes, refused, squared, wait_for
+from ray_nodes import SEARCHED, Nodes, Noted, NotedFit, bent, ray_nodes, refused, squared, visible_gpus, wait_for
 from trainings import PIECEWISE, trainer
 
 # Of Ray, of its use of pydantic 1; of TensorFlow while it is imported.
@@ -129,6 +129,16 @@ class TestRay(ExecutorContract):
         executor.close()
         assert told == [1, 2, 3, 4, 5]
         np.testing.assert_allclose(found.predictions, expected.predictions, rtol=1e-6, atol=1e-6 * few.samples.y.std())
+
+    def test_a_task_sees_the_gpus_that_it_was_given_and_no_others(self, nodes: Nodes) -> None:
+        nodes.use(1)
+        nodes.use(2, num_gpus=2)
+        for on_gpus, gpus, visible in ((True, 1.0, 1), (False, 1.0, 0), (True, 0.0, 0)):
+            executor = RayExecutor(replace(nodes.parameters, gpus=gpus), LightGBMTrainer().prepare, on_gpus=on_gpus)
+            with executor.tasks(visible_gpus) as run:
+                assert {len(each) for each in run(range(6), never)} == {visible}, (on_gpus, gpus)
+            executor.close()
+        nodes.use(1)
 
     def test_a_worker_that_is_killed_changes_nothing(self, nodes: Nodes, tmp_path: Path) -> None:
         data, few = bent(150)

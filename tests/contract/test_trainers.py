@@ -196,6 +196,10 @@ class TrainerContract(ABC):
         assert errors[1].rmse < 8
         check_onnx(robust, export_onnx(robust, x), x)
 
+    def test_the_run_says_on_which_device_a_network_was_trained(self, kind: type[Trainer], trained: TrainedModel) -> None:
+        assert ("device" in trained.parameters) == kind.on_gpus  # trees stay on the CPU
+        assert trained.parameters.get("device", "cpu") == "cpu" or str(trained.parameters["device"]).startswith("gpu (")
+
     def test_another_width_and_unit_need_no_change(self, kind: type[Trainer]) -> None:
         draw = np.random.default_rng(5)
         x = draw.normal(1000.0, 200.0, (1200, 3)).astype(np.float32)

@@ -48,3 +48,22 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
 def test_ray_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, complex_system.training.cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_search_and_a_cross_validation_in_the_service_import_nothing_of_ray() -> None:
+    code = """
+import sys
+import numpy as np
+import complex_system.service_layer.training.service
+from complex_system.training.base import TrainingParameters
+from complex_system.training.cross_validation import Keyed, TrainerFit, out_of_fold
+from complex_system.training.data import Samples, TrainingData
+from complex_system.training.lightgbm import LightGBMTrainer
+x = np.random.default_rng(1).normal(size=(120, 2)).astype(np.float32)
+samples = Samples(x, x[:, 0])
+data = TrainingData(("a", "b"), "y", samples, samples)
+trainer = LightGBMTrainer(TrainingParameters(boosting_rounds=3, lightgbm_trials=2)).tuned(data, None)
+out_of_fold(TrainerFit.of(trainer, data), Keyed(tuple(f"key {i}" for i in range(120)), samples))
+sys.exit(any(name.partition(".")[0] == "ray" for name in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -26,6 +26,7 @@ from complex_system.local.plan import DeployedService, Deployment, Plan, make_pl
 from complex_system.local.processes import MARK, stop_leftovers
 from complex_system.local.scenario import PLANT, ScenarioDemo, scenario_environment
 from complex_system.local.servers import NatsServer
+from complex_system.local.servers.mlflow import MlflowServer, install_server
 from complex_system.local.servers.plant import PlantServer
 from complex_system.local.state import Process, RunState
 from complex_system.local.supervisor import Supervisor
@@ -101,6 +102,8 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
         )
         if options.scenario == PLANT:
             plan = _with_plant(plan, int(variables[PlantServer.port_variable]))
+        if any(isinstance(server, MlflowServer) for server in plan.servers):
+            install_server(say)
         client_file = directory / CLIENT_FILE
         client_file.unlink(missing_ok=True)
         try:

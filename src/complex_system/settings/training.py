@@ -30,6 +30,10 @@ class TrainingSettings(BaseSettings):
         ge=0,
         description="Labelled records below which models are cross-validated (not for known functions); 0 for never",
     )
+    device: Literal["auto", "cpu"] = Field(
+        "auto",
+        description="What networks are trained on: a GPU where there is one, else the CPU (auto), or always the CPU (cpu)",
+    )
 
     # Cluster: where Ray runs the trainings
     ray_address: str = Field(

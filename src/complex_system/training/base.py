@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ class TrainingParameters:
     boosting_rounds: int = 2000
     lightgbm_trials: int = 30
     lightgbm_seconds: float = 20.0
+    device: Literal["auto", "cpu"] = "auto"
 
     @classmethod
     def of(cls, settings: object) -> TrainingParameters:

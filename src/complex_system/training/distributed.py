@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
 import time
 import uuid
@@ -272,6 +273,8 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
 
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU that Ray has not given belongs to somebody else
     work, desk, context = config["work"], config["desk"], ray.train.get_context()
     index, count = context.get_world_rank(), context.get_world_size()
     attempt = broadcast_from_rank_zero(uuid.uuid4().hex if index == 0 else None)

@@ -215,6 +215,7 @@ class PyTorchTrainer(Trainer):
 
     framework: ClassVar[str] = "pytorch"
     distributes: ClassVar[bool] = True
+    on_gpus: ClassVar[bool] = True
 
     @override
     def prepare(self) -> None:
@@ -233,10 +234,12 @@ class PyTorchTrainer(Trainer):
     def fit(self, data: TrainingData, on_progress: ProgressCallback, peers: Peers = ALONE) -> PyTorchModel:
         common = peers.common(data.train, seed=self.parameters.seed)
         scaling = Scaling.of(common, data.loss)
+        device = chosen_device(self.parameters.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.parameters.seed)
             network = self.network(scaling.apply(common)[0])
             network.take_scaling(scaling)
+            network.to(device)
             threshold = huber_threshold(common.y) / scaling.target_scale
             epochs = _Epochs(self, network, scaling, data, threshold, peers)
 
@@ -247,8 +250,8 @@ class PyTorchTrainer(Trainer):
             course = train_epochs(self.parameters, epochs.one, epochs.weights, note, epochs.course)
         assert course.best_weights is not None
         network.layers.load_state_dict(course.best_weights)
-        network.eval()
-        about = {"weight_decay": WEIGHT_DECAY, **network.about}
+        network.to("cpu").eval()  # served, exported and compared there
+        about = {"weight_decay": WEIGHT_DECAY, "device": device_name(device), **network.about}
         parameters = network_parameters(self.parameters, data.loss, epochs.pace, network.hidden, **about)
         return PyTorchModel(data.feature_names, parameters, course.history, course.best_step, network)
 
@@ -308,8 +311,10 @@ class _Epochs:
         self._layers = network.layers.train()
         self._averaged = copy.deepcopy(network.layers).eval()
         self._scaling, self._peers = scaling, peers
+        self._device = network.feature_mean.device
         self._train, self._validation = (
-            [torch.from_numpy(part) for part in scaling.apply(samples)] for samples in (data.train, data.validation)
+            [torch.from_numpy(part).to(self._device) for part in scaling.apply(samples)]
+            for samples in (data.train, data.validation)
         )
         train, self._validated = (int(each) for each in peers.total([len(data.train), len(data.validation)]))
         self._trained = train
@@ -330,7 +335,7 @@ class _Epochs:
     def one(self) -> Epoch:
         """Go over all training samples in a new order, several times where they are few."""
         x, y = self._train
-        order = torch.cat([torch.randperm(len(x), generator=self._order) for _ in range(self.pace.passes)])
+        order = torch.cat([torch.randperm(len(x), generator=self._order) for _ in range(self.pace.passes)]).to(self._device)
         x, y = x[order], y[order]
         weights: list[Tensor] = list(self._layers.parameters())
         averaged: list[Tensor] = list(self._averaged.parameters())
@@ -383,7 +388,7 @@ class _Epochs:
         return target.getvalue()
 
     def _go_on(self, state: bytes) -> None:
-        kept = torch.load(io.BytesIO(state), weights_only=True)
+        kept = torch.load(io.BytesIO(state), map_location=self._device, weights_only=True)
         for part, name in ((self._layers, "layers"), (self._averaged, "averaged"), (self._optimizer, "optimizer")):
             part.load_state_dict(kept[name])
         self._steps = kept["steps"]
@@ -394,11 +399,21 @@ class _Epochs:
 def _take_mean(tensors: list[Tensor]) -> None:
     """Replace tensors by their mean over all workers."""
     with torch.no_grad():
-        mean = torch.cat([each.reshape(-1) for each in tensors])
+        mean = torch.cat([each.reshape(-1) for each in tensors]).cpu()  # what gloo exchanges
         distributed.all_reduce(mean)
         mean /= distributed.get_world_size()
         for tensor, part in zip(tensors, torch.split(mean, [each.numel() for each in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def chosen_device(asked: str) -> torch.device:
+    """Return a GPU with CUDA for ``auto``, where there is one; a worker of a cluster sees only those that it was given."""
+    return torch.device("cuda" if asked == "auto" and torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Return what is logged of a device."""
+    return f"gpu ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def _loss(loss: Loss, threshold: float) -> Callable[[Tensor, Tensor], Tensor]:

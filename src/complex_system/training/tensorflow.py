@@ -79,6 +79,7 @@ class TensorFlowTrainer(Trainer):
     """
 
     framework: ClassVar[str] = "tensorflow"
+    on_gpus: ClassVar[bool] = True
 
     @override
     def prepare(self) -> None:
@@ -86,8 +87,13 @@ class TensorFlowTrainer(Trainer):
         try:
             tf.config.threading.set_intra_op_parallelism_threads(THREADS)
             tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+            for gpu in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)  # else all of its memory is taken, and others get none
+            if self.parameters.device == "cpu":
+                tf.config.set_visible_devices([], "GPU")
         except RuntimeError:
-            logging.getLogger(__name__).debug("TensorFlow has started before; its threads stay as they are")
+            logging.getLogger(__name__).debug("TensorFlow has started before; its threads and devices stay as they are")
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # ONNX has no such products, and is compared
         import onnx
         import onnxruntime
 
@@ -103,7 +109,12 @@ class TensorFlowTrainer(Trainer):
         course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
         assert course.best_weights is not None
         core.set_weights(course.best_weights)
-        about: dict[str, Parameter] = {"layers": f"{width}-{HIDDEN}-{HIDDEN}-1", "members": members, "l2": L2}
+        about: dict[str, Parameter] = {
+            "layers": f"{width}-{HIDDEN}-{HIDDEN}-1",
+            "members": members,
+            "l2": L2,
+            "device": _device_name(),
+        }
         parameters = network_parameters(self.parameters, data.loss, epochs.pace, HIDDEN, **about)
         native = _scaled_model(core, scaling)
         return TensorFlowModel(data.feature_names, parameters, course.history, course.best_step, native)
@@ -125,6 +136,12 @@ class TensorFlowTrainer(Trainer):
             except (OSError, TypeError, zipfile.BadZipFile) as error:
                 raise ValueError(str(error)) from error
         return TensorFlowModel(feature_names, parameters, history, best_step, native)
+
+
+def _device_name() -> str:
+    """Return what is logged of the device that TensorFlow computes on: the first GPU that it sees, or the CPU."""
+    gpus = tf.config.get_visible_devices("GPU")
+    return f"gpu ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', '')})" if gpus else "cpu"
 
 
 def _core(width: int, members: int, seed: int) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from typing_extensions import override
@@ -12,6 +14,38 @@ from complex_system.errors import StartError
 from complex_system.local import mlflow_server
 from complex_system.local.credentials import USER, kept_secret
 from complex_system.local.servers.base import HOST, Server
+
+ENVIRONMENT = Path(f"{sys.prefix}-mlflow")
+"""Environment of the server: .venv-mlflow beside .venv."""
+_CONSTRAINTS = Path(__file__).with_name("constraints-mlflow.txt")
+_INSTALLED = ".installed"
+"""File in the environment that says that the installation, ours or make's, came to its end."""
+
+
+def install_server(say: Callable[[str], None], environment: Path = ENVIRONMENT) -> None:
+    """Install MLflow's server into an environment of its own, once; ``make install`` does the same in a clone.
+
+    Args:
+        say: Shows what takes a minute.
+        environment: Folder of the environment; created if it is not there.
+
+    Raises:
+        StartError: pip cannot install it, or the folder cannot be written.
+    """
+    if (environment / _INSTALLED).is_file():
+        return
+    say(f"installing MLflow's server into {environment}, once: about 200 MB are downloaded, which takes a minute or two")
+    python = str(environment / "bin" / "python")
+    for command in (
+        [sys.executable, "-m", "venv", str(environment)],
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(_CONSTRAINTS), "mlflow[auth]"],
+        [python, "-I", mlflow_server.__file__],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+        if done.returncode:
+            last = (done.stderr or done.stdout).strip().splitlines()[-5:]
+            raise StartError("\n".join([f"MLflow's server cannot be installed into {environment}:", *last]))
+    (environment / _INSTALLED).touch()
 
 
 class MlflowServer(Server):
@@ -25,9 +59,9 @@ class MlflowServer(Server):
 
     @override
     def command(self) -> list[str]:
-        python = Path(f"{sys.prefix}-mlflow", "bin", "python")  # .venv-mlflow beside .venv
+        python = ENVIRONMENT / "bin" / "python"
         if not python.is_file():
-            raise StartError(f"MLflow's server is missing: `make install` installs it into {python.parents[1]}.")
+            raise StartError(f"MLflow's server is not installed in {ENVIRONMENT}: `fiot run` and `make install` install it.")
         # Isolated: neither our packages nor those that PYTHONPATH names belong there.
         return [str(python), "-I", mlflow_server.__file__, str(self.port), str(self.directory)]
 

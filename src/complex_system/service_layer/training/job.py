@@ -162,6 +162,8 @@ class TrainingJob:
         crossed: OutOfFold | None, started_at: datetime,
     ) -> tuple[LoggedModel, TrainingResult]:  # fmt: skip
         """Describe, keep, log and register a model."""
+        if "device" in model.parameters:
+            log.info("Round %s: trained on %s", self.round, model.parameters["device"])
         last = model.history[-1]
         description = training_description(DatabaseClient(self._service), self._dataset, data, self._keys, self._labelled)
         reference, files = await self._timed("reference", description)

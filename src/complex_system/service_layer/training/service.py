@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from complex_system.background import Worker
+from complex_system.background import Worker, importing
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import has_known_function
 from complex_system.errors import ComplexSystemError, TrackingUnavailableError
@@ -125,9 +125,10 @@ class TrainerService(SystemService):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._tracker is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await self.worker.run(self.executor.close)
+                if self._tracker is not None:
                     await self.worker.run(self._tracker.close)
         await self.worker.close(0.5)
 
@@ -224,8 +225,9 @@ class TrainerService(SystemService):
 
     async def _load(self) -> tuple[Trainer, Tracker]:
         def load() -> tuple[Trainer, Tracker]:
-            trainer = self.make_trainer(TrainingParameters.of(self.settings))
-            trainer.prepare()
+            with importing():
+                trainer = self.make_trainer(TrainingParameters.of(self.settings))
+                trainer.prepare()
             cluster = ClusterParameters.of(self.settings)
             if cluster.is_set:
                 self.executor = RayExecutor(cluster, trainer.prepare, on_gpus=trainer.on_gpus)

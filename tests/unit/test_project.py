@@ -1,0 +1,60 @@
+"""``complex-system init``: a project whose services are those of the installed package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from complex_system.cli.project import DEPLOYMENTS, main
+from complex_system.domain.dataset import Dataset
+
+ROOT = Path(__file__).parents[2]
+
+
+def fiot(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("fiot"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_project_is_written_and_known_to_fiot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "My-Plant"
+    assert main(["init", str(folder)]) == 0
+    assert "fiot run mongo" in capsys.readouterr().out
+    assert 'project_namespace = "my_plant"' in (folder / "configure.py").read_text()
+    assert "my_plant" in (folder / "README.md").read_text()
+    assert ".env" in (folder / ".gitignore").read_text().splitlines()
+    assert (folder / ".env.example").read_text() == (ROOT / ".env.example").read_text()
+    for deployment in DEPLOYMENTS:
+        own, ours = folder / "deployments" / deployment, ROOT / "deployments" / deployment
+        assert (own / "deployment.yaml").read_text() == (ours / "deployment.yaml").read_text()
+        assert Dataset.load(str(own / "config_dir")).version == Dataset.load().version
+    unknown = fiot(folder, "run", "none")
+    assert unknown.returncode == 1
+    assert "this project has maria, mongo" in unknown.stderr
+    # Passwords, and the configuration of all containers: what names every service and its manifest.
+    assert fiot(folder, "extras", "init-env", "mongo").returncode == 0
+    configured = fiot(folder, "config", "mongo")
+    assert configured.returncode == 0, configured.stderr
+    compose = (folder / "build" / "deployments" / "mongo" / "docker-compose.yaml").read_text()
+    assert "ml_lightgbm_regression_mlflow" in compose
+
+
+@pytest.mark.parametrize("name", ["full", "file", "4-presses"])
+def test_a_folder_that_cannot_be_a_project_is_refused_and_stays(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / name
+    if name == "full":
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+    if name == "file":
+        folder.write_text("mine")
+    assert main(["init", str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert ("begin with a letter" if name == "4-presses" else "name another one") in said
+    assert not (folder / "configure.py").exists()
