@@ -12,7 +12,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv system-packages demo test test-long fresh-machine compat bench lint format types imports check clean
+.PHONY: help install venv system-packages demo dev test test-long fresh-machine compat bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -77,6 +77,10 @@ system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Pyth
 demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="--records 100000"]
 	@exec $(BIN)/fiot run $(DEPLOYMENT) $(if $(ONCE),--once) $(ARGS)
 
+SERVICE ?= ml_serving_mlflow
+dev: install  ## Run the system, and one service again whenever its code changes: make dev [SERVICE=data_processing] [DEPLOYMENT=maria]
+	@exec $(BIN)/fiot run $(DEPLOYMENT) --reload $(SERVICE) $(ARGS)
+
 WORKERS ?= 2
 test: install $(CLIENTS_STAMP)  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -136,8 +140,9 @@ screenshots: install  ## Take the pictures of the monitoring page in docs/images
 	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
 
 .PHONY: docs
-docs: install  ## Write docs/subjects.md from the declarations of the messages
+docs: install  ## Write docs/subjects.md from the declarations, and build the documentation site into build/site; warnings are errors
 	$(BIN)/python docs/subject_reference.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/site
 
 .PHONY: proto
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
@@ -147,9 +152,9 @@ proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 TAG ?= latest
 SERVICES ?=
 
-images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0]
+images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0] [CLUSTER=1]
 	$(BIN)/fiot build --dry
-	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(SERVICES)
+	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(if $(CLUSTER),--cluster) $(SERVICES)
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)
