@@ -139,7 +139,7 @@ class Watcher:
         """Take a comparison of models, and its champion."""
         self._take(message)
         self._state.recalled = False
-        if message.candidate != message.champion:  # where a person decides, the first winner is no champion yet
+        if message.candidate != message.champion:  # where a person decides, the first winner is not the champion yet
             await self.champion(message.champion)
 
     def _take(self, message: ComparisonFinished) -> None:

@@ -76,7 +76,7 @@ class Batch:
 
     Attributes:
         messages: Empty where there was nothing new.
-        now: A time by the broker's clock, seconds since 1970: every message that was stored before it has been returned by now.
+        now: A time on the broker's clock, seconds since 1970: every message that was stored before it has been returned by now.
         dropped: Messages that the stream had dropped before they were read.
     """
 

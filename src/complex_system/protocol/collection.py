@@ -14,7 +14,7 @@ class Sensor(Message, frozen=True, kw_only=True):
         value: The newest value; null before the first.
         unit: As its readings give it.
         at: Time of the newest reading, seconds since 1970 (UTC); null before the first.
-        age: Seconds since then, by the broker's clock; null before the first.
+        age: Seconds since then, on the broker's clock; null before the first.
         per_second: Readings a second over the last minute.
         silent: Whether it has been silent for longer than it should.
     """
@@ -65,7 +65,7 @@ class CollectionCounts(Message, frozen=True, kw_only=True):
         predicted: Records for which a prediction was made as soon as they were complete.
         labels: Labels that were joined to their records. Joins of the last second before a kill may be counted twice, or not at all.
         unmatched: Labels that found no record in time.
-        malformed: Messages that are no readings.
+        malformed: Messages that are not readings.
         unusable: Readings that cannot be used, such as those in a unit that cannot be converted; since the process began.
         dropped: Messages that the stream had dropped before they were read.
     """
@@ -84,7 +84,7 @@ class CollectionState(Message, frozen=True, kw_only=True):
     """The live view.
 
     Attributes:
-        at: Time by the broker's clock, seconds since 1970 (UTC).
+        at: Time on the broker's clock, seconds since 1970 (UTC).
         problem: Why nothing is collected at the moment; empty if everything works.
         notes: The newest messages about readings, records and labels that were refused, the newest last.
         behind: Messages in the stream that were not read yet.

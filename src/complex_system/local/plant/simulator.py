@@ -37,7 +37,7 @@ DEVICE_PARTS = 2
 LAB_SECONDS = (5.0, 20.0)
 """How long after a part the laboratory's value comes."""
 STOPPED = "Simulator.Stopped"
-"""A node that is no sensor: whoever writes a sensor's name there stops it, and starts it again with an empty text."""
+"""A node that is not a sensor: whoever writes a sensor's name there stops it, and starts it again with an empty text."""
 _OPCUA = tuple(sensor for sensor in UNITS if sensor not in BY_MQTT)
 
 

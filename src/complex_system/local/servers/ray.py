@@ -164,7 +164,7 @@ def prepare_node(parameters: Any, head: bool) -> None:
     services.resolve_ip_for_localhost = lambda host: host
     utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
     parameters.node_ip_address = HOST
-    parameters.ray_client_server_port = None  # for drivers that are no node, of which there are none
+    parameters.ray_client_server_port = None  # for drivers outside of the cluster, of which there are none
 
 
 def _link(directory: Path) -> Path:

@@ -57,7 +57,7 @@ class Channel(ABC):
 
     Attributes:
         name: What it is called in the log, the database and on the page.
-        place: What an operator knows it by: its name, with the host where that is no secret.
+        place: What an operator knows it by: its name, with the host where that is not a secret.
         for_people: Whether alerts are put together and held back in quiet hours. Others get each one immediately, in order.
     """
 

@@ -52,7 +52,7 @@ class Change:
 
     Attributes:
         handle: Of the node.
-        quality: ``bad`` is no value: the status is bad, or there is none. ``refused`` is a value that is not a reading.
+        quality: ``bad`` is not a value: the status is bad, or there is none. ``refused`` is a value that is not a reading.
         value: The value; None where it is bad or refused.
         why: Name of a status that is not good, or why the value is refused.
         at: The source's time, else the server's, else that of the arrival.

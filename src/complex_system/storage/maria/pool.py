@@ -219,7 +219,7 @@ def select(connection: Any, statement: str, parameters: Sequence[Any], *, locks:
         statement: The query.
         parameters: Its parameters.
         locks: Whether it locks rows. The driver (1.1.14) does not raise an error that comes while it fetches unbuffered, such as a
-            deadlock: it returns a row of values that are no objects, which ends the process.
+            deadlock: it returns a row of values that are not objects, which ends the process.
     """
     # The binary protocol reads numbers six times as fast, and exactly; unbuffered, rows are decoded while the server finds more.
     cursor = connection.cursor(binary=True, buffered=locks)
