@@ -94,6 +94,14 @@ compat:  ## The same on Debian 13, whose Python is 3.13: make compat [KEEP=1] [A
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
 
+.PHONY: scale
+RECORDS ?= 300000
+GROWN ?= 0
+DATABASE ?= MariaDB
+
+scale: install  ## Measure what grows with the records: make scale [RECORDS=10000000] [GROWN=10000000] [DATABASE=MongoDB] [ARGS="--parts 20"]
+	$(BIN)/python -m benchmarks.scale $(DATABASE) --records $(RECORDS) --grown $(GROWN) $(ARGS)
+
 lint: install  ## Check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -128,8 +136,9 @@ screenshots: install  ## Take the pictures of the monitoring page in docs/images
 	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
 
 .PHONY: docs
-docs: install  ## Write docs/subjects.md from the declarations of the messages
+docs: install  ## Write docs/subjects.md from the declarations, and build the documentation site into build/site; warnings are errors
 	$(BIN)/python docs/subject_reference.py
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/site
 
 .PHONY: proto
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
@@ -139,9 +148,9 @@ proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 TAG ?= latest
 SERVICES ?=
 
-images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0]
+images: install  ## Build the services' images with plain docker build: make images [SERVICES="ml_serving ..."] [TAG=1.0] [CLUSTER=1]
 	$(BIN)/fiot build --dry
-	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(SERVICES)
+	$(BIN)/python -m complex_system.deploy.images --tag $(TAG) $(if $(CLUSTER),--cluster) $(SERVICES)
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)

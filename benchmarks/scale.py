@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
@@ -46,10 +48,13 @@ from complex_system.training.training_set import MAX_LISTED
 START = datetime(2025, 1, 1)  # noqa: DTZ001 - as Laboratory has it; its keys rise by a millisecond
 PATIENCE = 600.0
 """Seconds without a new record after which the program gives up."""
+SAMPLES = 20
+PAUSE = 5.0
+"""Seconds between two samples of the requests, which cost processor time, too."""
 PAGES = ("/health", "/api/overview", "/api/data", "/metrics", "/")
 NOTE = (
     "{database}. Processor time in µs a record, most memory in MB (`VmHWM`, for the part alone), and the median and the longest of "
-    "the times in ms that requests took while the part was written and processed, one of each a second."
+    "the times in ms that requests took while the part was written and processed, one of each every five seconds."
 )
 
 READING = (
@@ -222,7 +227,7 @@ class Scale:
         while True:
             with suppress(ComplexSystemError, OSError):
                 await look(watch)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(PAUSE)
 
     async def _ask(self, watch: Watch) -> None:
         client: SystemClient = self._plant.client
@@ -250,13 +255,15 @@ class Scale:
         self.table.rows.append(row)
         print(" | ".join(row), flush=True)
 
-    async def quiet(self) -> Watch:
-        """Return the times of requests while nothing is written."""
-        watch = Watch()
-        for _ in range(10):
+    async def quiet(self) -> str:
+        """Return the times of requests while nothing is written, and what a sample of all of them costs."""
+        watch, before = Watch(), Usage.of(self._pids)
+        for _ in range(SAMPLES):
             await self._ask(watch)
             await self._look(watch)
-        return watch
+        now = Usage.of(self._pids)
+        cost = {name: f"{(now.seconds[name] - before.seconds[name]) / SAMPLES * 1000:.0f}" for name in self._pids}
+        return f"nothing is written: { ({name: watch.text(name) for name in watch.times}) }; a sample costs {cost} ms"
 
 
 def _forget_peaks(pids: Iterable[int]) -> None:
@@ -284,13 +291,13 @@ def measure(database: str, records: int, parts: int, grown: int) -> list[Table]:
             plant.run(scale.part(records // parts))
             if number in (parts // 2 - 1, parts - 1):
                 plant.run(scale.read())
-        watch = plant.run(scale.quiet())
-        print("nothing is written:", {name: watch.text(name) for name in watch.times}, flush=True)
+        print(plant.run(scale.quiet()), flush=True)
         return [scale.table, scale.reading]
 
 
 def main() -> None:
     """Run it as a program."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the plant is stopped, too
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("database", nargs="?", default="MariaDB", choices=[*DATABASES])
     parser.add_argument("--records", type=int, default=300_000)

@@ -282,6 +282,53 @@ class GrafanaService(InfrastructureService):
     ]
 
 
+def _ray_node(*options: str) -> list[InfrastructureServiceComposeExtras]:
+    """Return what a node of Ray's cluster runs: on the container's address, with fixed ports, and without a dashboard."""
+    common = "--node-ip-address=$$(hostname -i | cut -d' ' -f1) --node-manager-port=6380 --object-manager-port=6381 --block"
+    return [
+        _command("sh", "-c", f"exec ray start {' '.join(options)} {common}"),
+        InfrastructureServiceComposeExtras(option_name="shm_size", default_value="1g"),
+        _health("bash -c '</dev/tcp/$$HOSTNAME/6380'"),
+    ]
+
+
+_OF_RAY = [
+    InfrastructureServiceEnvVar(name="RAY_AUTH_MODE", default="token"),
+    InfrastructureServiceEnvVar(name="RAY_AUTH_TOKEN", default="", env_var="RAY_AUTH_TOKEN"),
+    InfrastructureServiceEnvVar(name="RAY_USAGE_STATS_ENABLED", default="0"),
+]
+
+
+class RayHeadService(InfrastructureService):
+    """The head of a Ray cluster that trains, which runs nothing itself; only where a deployment names it.
+
+    Its ports are not published. The image has what all trainers need (``make images CLUSTER=1``).
+    """
+
+    name: str = "ray_head"
+    image: str = "complex_system/ray:latest"
+    host_name_env_var: str = "COMPLEX_SYSTEM_RAY_HEAD_HOST"
+    environment: list[InfrastructureServiceEnvVar] = _OF_RAY
+    compose_extras: list[InfrastructureServiceComposeExtras] = _ray_node(
+        "--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false", "--object-store-memory=100000000"
+    )
+
+
+class RayWorkerService(InfrastructureService):
+    """A node of that cluster with the CPUs in ``COMPLEX_SYSTEM_RAY_NODE_CPUS``; docker-compose's ``--scale`` makes more of them."""
+
+    name: str = "ray_worker"
+    image: str = "complex_system/ray:latest"
+    host_name_env_var: str = "COMPLEX_SYSTEM_RAY_WORKER_HOST"
+    environment: list[InfrastructureServiceEnvVar] = [
+        *_OF_RAY,
+        InfrastructureServiceEnvVar(name="RAY_NODE_CPUS", default="2", env_var="COMPLEX_SYSTEM_RAY_NODE_CPUS"),
+    ]
+    compose_extras: list[InfrastructureServiceComposeExtras] = _ray_node(
+        "--address=ray_head:6379", "--num-cpus=$$RAY_NODE_CPUS", "--object-store-memory=512000000"
+    )
+
+
 class ServiceImage(DockerTemplate):
     """The Dockerfile of our services; a manifest selects it with ``template: complex_system``."""
 

@@ -100,7 +100,7 @@ class Proof:
     def start(self) -> None:
         began = time.monotonic()
         fiot("start", self.stack.deployment, "-d")
-        self.stack.wait_healthy(420, but=SERVING)
+        self.stack.wait_healthy(600, but=SERVING)
         self.saw(
             f"fiot start: all containers healthy after {time.monotonic() - began:.0f} s; serving waits for its first model"
         )

@@ -8,14 +8,14 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from nats.errors import Error as NatsError
 
 from complex_system.domain.dataset import ID
 from complex_system.errors import ComplexSystemError
-from complex_system.local.servers import MariaServer, NatsServer, Server
+from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server
 from complex_system.messaging.clients import SystemClient
 from complex_system.messaging.readings import BUCKET, STREAM
 from complex_system.protocol.base import Empty
@@ -25,7 +25,8 @@ from support import eventually
 
 PARTS, EACH = 2_000, 10
 """Parts, each with a label, and readings of a part: nine of sensors, and the one that it is done."""
-COLLECTION, DATABASE = "thing_collection", "database_maria"
+COLLECTION = "thing_collection"
+DATABASES: dict[str, type[Server]] = {"mongo": MongoServer, "maria": MariaServer}
 BEGAN = 1_777_000_000.0
 DECLARATION = """
 name: press
@@ -50,28 +51,39 @@ collect:
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NatsServer, MariaServer]]:
-    folder = tmp_path_factory.mktemp("collection")
-    both = NatsServer(folder / "nats", port=0), MariaServer(folder / "maria", port=0)
+class Servers(NamedTuple):
+    """A broker and a database of this module's own, for they are killed."""
+
+    nats: NatsServer
+    database: Server
+    service: str
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    folder, kind = tmp_path_factory.mktemp("collection"), request.param
+    both = NatsServer(folder / "nats", port=0), DATABASES[kind](folder / kind, port=0)
     for server in both:
         server.start()
-    for server in both:
-        server.wait_ready()
-    yield both
-    for server in both:
-        server.stop()
+    try:
+        for server in both:
+            server.wait_ready()
+        yield Servers(*both, f"database_{kind}")
+    finally:
+        for server in both:
+            server.stop()
 
 
 @pytest.fixture
-async def system(servers: tuple[NatsServer, MariaServer], tmp_path: Path) -> AsyncIterator[Plant]:
+async def system(servers: Servers, tmp_path: Path) -> AsyncIterator[Plant]:
     (tmp_path / "dataset.yaml").write_text(DECLARATION)
+    name = f"c{uuid.uuid4().hex[:10]}"
     values = {
         "FASTIOT_CONFIG_DIR": str(tmp_path), "FASTIOT_NATS_DEFAULT_TIMEOUT": "5", "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.5",
-        "COMPLEX_SYSTEM_MARIA_NAME": f"c{uuid.uuid4().hex[:10]}", "COMPLEX_SYSTEM_COLLECT_BATCH": "100",
+        "COMPLEX_SYSTEM_MARIA_NAME": name, "FASTIOT_MONGO_DB_NAME": name, "COMPLEX_SYSTEM_COLLECT_BATCH": "100",
     }  # fmt: skip
-    async with plant(tmp_path, *servers, values, PARTS, 0) as made:
-        made.start(DATABASE)
+    async with plant(tmp_path, servers.nats, servers.database, values, PARTS, 0) as made:
+        made.start(servers.service)
         made.start(COLLECTION)
         await eventually(lambda: made.state(COLLECTION) == "ready", 60)
         try:
@@ -201,17 +213,17 @@ async def test_the_collection_is_frozen_and_a_stand_by_takes_over(system: Plant)
     await disturbed(system, fault)
 
 
-async def test_the_broker_is_killed(servers: tuple[NatsServer, MariaServer], system: Plant) -> None:
+async def test_the_broker_is_killed(servers: Servers, system: Plant) -> None:
     async def fault() -> None:
-        kill(servers[0].child)
-        await again(servers[0])
+        kill(servers.nats.child)
+        await again(servers.nats)
 
     await disturbed(system, fault, fault)
 
 
-async def test_the_broker_is_frozen(servers: tuple[NatsServer, MariaServer], system: Plant) -> None:
+async def test_the_broker_is_frozen(servers: Servers, system: Plant) -> None:
     async def fault() -> None:
-        broker = servers[0].child
+        broker = servers.nats.child
         assert broker is not None
         broker.signal_group(signal.SIGSTOP)
         try:
@@ -222,14 +234,14 @@ async def test_the_broker_is_frozen(servers: tuple[NatsServer, MariaServer], sys
     await disturbed(system, fault)
 
 
-async def test_the_database_and_its_service_are_killed(servers: tuple[NatsServer, MariaServer], system: Plant) -> None:
+async def test_the_database_and_its_service_are_killed(servers: Servers, system: Plant) -> None:
     async def server() -> None:
-        kill(servers[1].child)
+        kill(servers.database.child)
         await eventually(lambda: system.state(COLLECTION) == "waiting", 60)
-        await again(servers[1])
+        await again(servers.database)
 
     async def service() -> None:
-        system.kill(DATABASE)
-        system.start(DATABASE)
+        system.kill(servers.service)
+        system.start(servers.service)
 
     await disturbed(system, server, service)

@@ -1,4 +1,4 @@
-"""Readings of an OPC UA server while the broker is killed and the connection to the server breaks: none is lost."""
+"""Readings of an OPC UA server while the broker is killed, the connection to the server breaks, and the source itself is killed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,37 @@ from fastiot.core.serialization import serialize_from_bin
 from fastiot.msg import Thing
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from complex_system.local.servers import NatsServer
+from complex_system.domain.dataset import ID
+from complex_system.local.servers import MariaServer, NatsServer
 from complex_system.messaging.clients import SystemClient
 from complex_system.settings import Settings
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
-from plant import kill
+from plant import all_raw, kill, plant
 from plc import Plc, plc
 from support import eventually, running
 
 NODES, TURNS = 200, 100
 """Nodes, and values of each: 20,000 readings."""
 STREAM = "readings_of_opcua"
+SOURCE, COLLECTION, DATABASE = "dummy_data_generation", "thing_collection", "database_maria"
+PARTS, SENSORS = 2_000, 9
+"""Parts, and sensors, each with another value for every part: with the one that the part is done, 20,000 readings."""
+ALONE, UNSURE = 10, 5
+"""Parts that the press makes after a kill before it stands still, and parts that may have been on their way at the kill."""
+DECLARATION = """
+name: press
+target: strength
+columns:
+{columns}
+  - {{name: strength, type: number, optional: true}}
+pipeline:
+  - {{step: keep, column: s0}}
+collect:
+  things: [press-4.*]
+  columns:
+{sensors}
+  record: {{on: 'thing "press-4.part_done"', id: value, wait: 2s}}
+"""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -109,3 +129,84 @@ async def test_a_killed_broker_and_broken_connections_lose_no_reading(
             await eventually(lambda: service.health().state == "ready")
             record_property("readings stored twice", sum(found.values()) - len(found))
             assert "dropped" not in service.health().detail
+
+
+class Press:
+    """Makes parts, one after the other: sets all sensors, and then that the part is done."""
+
+    def __init__(self, controller: Plc) -> None:
+        self._controller = controller
+        self.made = 0
+
+    @staticmethod
+    def value(part: int, sensor: int) -> float:
+        return part + sensor / 16
+
+    async def make(self, until: int) -> None:
+        while self.made < until:
+            for sensor in range(SENSORS):
+                await self._controller.set(f"s{sensor}", self.value(self.made, sensor))
+            await self._controller.set("part_done", f"part-{self.made}")
+            self.made += 1
+            await asyncio.sleep(0.03)
+
+
+async def test_a_killed_source_makes_no_record_twice_and_loses_only_what_the_press_does_meanwhile(
+    broker: NatsServer, tmp_path: Path, record_property: Any
+) -> None:
+    """Through to the database. Where the press stood when the source came back, it is read once, too."""
+    database = MariaServer(tmp_path / "maria", port=0)
+    database.start()
+    names = [f"s{sensor}" for sensor in range(SENSORS)]
+    columns = "\n".join(f"  - {{name: {name}, type: number, optional: true, fill: 0, range: [-9, 9999]}}" for name in names)
+    sensors = "\n".join(f"    {name}: {{name: {name}, take: last, not_older: 10s}}" for name in names)
+    (tmp_path / "dataset.yaml").write_text(DECLARATION.format(columns=columns, sensors=sensors))
+    values = {
+        "FASTIOT_CONFIG_DIR": str(tmp_path), "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.5",
+        "COMPLEX_SYSTEM_OPCUA_FILE": "opcua.yaml",
+    }  # fmt: skip
+    unsure: set[int] = set()
+    try:
+        await asyncio.to_thread(database.wait_ready)
+        async with (
+            plc({**dict.fromkeys(names, -1.0), "part_done": "none"}) as controller,
+            plant(tmp_path, broker, database, values, PARTS, 0) as system,
+        ):
+            nodes = "\n".join(f'  - {{node: "ns=2;s={name}", name: {name}}}' for name in [*names, "part_done"])
+            text = f"endpoint: {controller.url}\nmachine: press-4\nsampling: 0.01s\npublishing: 0.1s\nnodes:\n{nodes}\n"
+            (tmp_path / "opcua.yaml").write_text(text)
+            for service in (DATABASE, COLLECTION, SOURCE):
+                system.start(service)
+            await eventually(lambda: all(system.state(name) == "ready" for name in (DATABASE, COLLECTION, SOURCE)), 60)
+            press = Press(controller)
+            for place in (1, 2, 3):
+                await press.make(place * PARTS // 4)
+                first = press.made
+                system.kill(SOURCE)
+                await press.make(press.made + ALONE)
+                system.start(SOURCE)
+                await eventually(lambda: system.state(SOURCE) == "ready", 60)
+                unsure.update(range(first - UNSURE, press.made - 1))  # the last one is what the server still shows
+            await press.make(PARTS)
+
+            async def all_there() -> dict[str, dict[str, Any]] | None:
+                await asyncio.sleep(0.5)
+                records = await all_raw(system.database)
+                found = {record[ID]: record for record in records}
+                assert len(found) == len(records)
+                sure = (f"part-{part}" for part in range(PARTS) if part not in unsure)
+                return found if found.keys() >= set(sure) else None
+
+            found: dict[str, dict[str, Any]] = await eventually(all_there, 120)
+            made = {f"part-{part}": part for part in range(PARTS)}
+            assert found.keys() - made.keys() <= {"none"}
+            for key, record in found.items():
+                if key in made and made[key] not in unsure:
+                    assert [record[name] for name in names] == [press.value(made[key], each) for each in range(SENSORS)], key
+            counts = await system.counts()
+            assert counts is not None
+            assert (counts.raw, counts.conflicts) == (len(found), 0)
+            record_property("parts lost with the source", len(made.keys() - found.keys()))
+            await system.recovered()
+    finally:
+        database.stop()

@@ -35,6 +35,7 @@ from complex_system.protocol import documents
 from complex_system.protocol.base import Empty, Request
 from complex_system.protocol.database import ColumnsRequest, RecordCounts, RejectedRequest, Rejection, UnprocessedRequest
 from complex_system.protocol.operations import health_request
+from complex_system.service_layer.database import service as database_service
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -112,6 +113,33 @@ async def test_the_published_client_reads_what_it_wrote(
     assert await kio.request_get_processed_data_points_page(tester, page=0, page_size=0) == []
     assert await kio.request_get_processed_data_points_page(tester, page=2**62, page_size=4) == []
     assert await tester.ask(subjects.GET_PROCESSED_PAGE, {}) == without_key[:10]
+
+
+async def test_a_walk_over_numbered_pages_goes_on_behind_the_last_key_and_meets_every_record_once(
+    tester: TesterService,
+    service: DatabaseService,
+    dataset: Dataset,
+    records: list[Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = processed(dataset, records)
+    before, there = rows[:10], rows[10:]
+    await kio.request_upsert_many_processed_data_points(tester, there)
+    without_key = [{name: value for name, value in row.items() if name != ID} for row in there]
+    by_number = service.store.processed_page
+
+    async def never(page: int, page_size: int) -> list[Record]:
+        raise AssertionError("the database walks over all records before it")
+
+    monkeypatch.setattr(service.store, "processed_page", never)
+    found = await kio.request_get_processed_data_points_page(tester, page=0, page_size=7)
+    await kio.request_upsert_many_processed_data_points(tester, before)
+    for number in range(1, 5):
+        found += await kio.request_get_processed_data_points_page(tester, page=number, page_size=7)
+    assert found == without_key
+    monkeypatch.setattr(service.store, "processed_page", by_number)
+    monkeypatch.setattr(database_service, "_PAGES_REMEMBERED", 0.0)
+    assert await kio.request_get_processed_data_points_page(tester, page=1, page_size=10) == without_key[:10]
 
 
 async def test_records_without_a_key_get_one(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from complex_system.background import Worker, run, run_concurrently
+from complex_system.background import Worker, importing, run, run_concurrently
 
 
 async def test_the_first_failure_cancels_the_others_and_is_raised() -> None:
@@ -116,3 +117,9 @@ def test_a_process_that_works_and_ends_is_left_alone() -> None:
     done = subprocess.run([sys.executable, "-c", WATCHED.format(hang="pass"), "0"], text=True, capture_output=True,
                           check=False, timeout=30)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_import_runs_without_the_garbage_collector() -> None:
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()

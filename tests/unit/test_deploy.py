@@ -28,7 +28,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from complex_system.deploy.containers import container_variables, homeless_secrets
 from complex_system.deploy.env_file import add_secrets, env_text, missing_variables, random_password, write_env
-from complex_system.deploy.images import build_command, build_images
+from complex_system.deploy.images import build_command, build_images, cluster_images
 from complex_system.deploy.observability import FILES, KEY_FILE
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
@@ -258,7 +258,7 @@ def secrets_of(project: Path, deployment: str) -> dict[str, str]:
     return {
         name: value
         for name, _, value in (line.partition("=") for line in lines)
-        if re.fullmatch(r"\w+(PASSWORD\w*|KEY)", name)
+        if re.fullmatch(r"\w+(PASSWORD\w*|KEY|TOKEN)", name)
     }
 
 
@@ -369,6 +369,59 @@ def test_prometheus_and_grafana_come_where_a_deployment_names_them_and_only_ther
     assert source["url"] == "http://prometheus:9090"
     shipped = {path.name for path in (FILES / "dashboards").iterdir()}
     assert {path.name for path in (built / "grafana/dashboards").iterdir()} == shipped
+
+
+def test_a_ray_cluster_comes_where_a_deployment_names_it_and_only_the_trainers_know_its_token(own_copy: Path) -> None:
+    before = compose(own_copy, "mongo")["services"]
+    assert not {"ray_head", "ray_worker"} & set(before)
+    declared = own_copy / "deployments/mongo/deployment.yaml"
+    text = declared.read_text().replace("  mlflow:\n", "  mlflow:\n  ray_head:\n  ray_worker:\n")
+    declared.unlink()
+    declared.write_text(text)
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 1
+    assert "RAY_AUTH_TOKEN" in done.stderr
+    assert fiot(own_copy, "extras", "init-env", "mongo", "--add").returncode == 0
+    done = fiot(own_copy, "config", "mongo")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no container gets") == 0
+
+    services, token = compose(own_copy, "mongo")["services"], secrets_of(own_copy, "mongo")["RAY_AUTH_TOKEN"]
+    trainers = {service for service in before if "_regression" in service}
+    holders = {name for name in services if token in variables(own_copy, "mongo", name).values()}
+    assert holders == {"ray_head", "ray_worker", *trainers}
+    for name in trainers:
+        assert services[name]["image"] == before[name]["image"].replace(":", "-cluster:")
+        held = variables(own_copy, "mongo", name)
+        assert (held["COMPLEX_SYSTEM_RAY_ADDRESS"], held["RAY_AUTH_MODE"]) == ("ray_head:6379", "token")
+    for name in set(before) - trainers:
+        assert services[name]["image"] == before[name]["image"]
+    for name in ("ray_head", "ray_worker"):
+        node = services[name]
+        assert node["image"] == "complex_system/ray:latest"
+        assert "ports" not in node  # other containers of this deployment only
+        assert (node["read_only"], node["cap_drop"]) == (True, ["ALL"])
+        assert token not in " ".join(node["command"])
+        assert variables(own_copy, "mongo", name)["RAY_AUTH_MODE"] == "token"
+    assert "--num-cpus=0 --include-dashboard=false" in services["ray_head"]["command"][-1]
+    assert "--address=ray_head:6379 --num-cpus=$$RAY_NODE_CPUS" in services["ray_worker"]["command"][-1]
+
+
+def test_the_images_for_a_cluster_are_of_the_trainers_and_of_its_nodes() -> None:
+    assert cluster_images(["data_processing"]) == {}
+    built = cluster_images(["data_processing", "ml_pytorch_regression"])
+    assert built == {
+        "ml_pytorch_regression-cluster": ("ml_pytorch_regression", "cluster"),
+        "ray": ("ml_lightgbm_regression_mlflow", "cluster pytorch tensorflow"),
+    }
+    command = build_command(Path("Dockerfile.x"), "y/ray:1", {}, built["ray"][1])
+    assert command[command.index("--build-arg") + 1] == "MORE_PARTS=cluster pytorch tensorflow"
+    # A node runs the fits of every trainer.
+    needed = {
+        part for service in MANIFESTS if "_regression" in service for part in manifest(service)["additional_requirements"]
+    }
+    has = {*manifest(built["ray"][0])["additional_requirements"], *built["ray"][1].split()}
+    assert needed - has == {"wandb"}  # which logs, in the service
 
 
 def test_a_prometheus_of_ones_own_gets_its_files_from_a_command(project: Path, tmp_path: Path) -> None:
@@ -696,7 +749,7 @@ def test_every_requirement_of_the_images_has_its_version_in_the_constraints() ->
     wanted = {_name(line) for file in files for line in file.read_text().splitlines() if line and not line.startswith("#")}
     assert wanted <= pinned
     parts = {part for service in MANIFESTS for part in manifest(service).get("additional_requirements", [])}
-    assert {file.name for file in files[1:]} == {f"requirements.{part}.txt" for part in parts}
+    assert {file.name for file in files[1:]} == {f"requirements.{part}.txt" for part in (*parts, "cluster")}
 
 
 BLOCKED_IMPORT = """
@@ -747,9 +800,10 @@ def test_a_service_is_imported_with_nothing_but_what_its_image_installs(service:
 
 OPTIONAL = {
     ("ml_monitoring", "river"), ("ml_monitoring", "uvloop"), ("ml_serving_mlflow", "pandas"),
+    *((service, "ray") for service in MANIFESTS if "_regression" in service),
 }  # fmt: skip
 """Packages that functions import and an image may lack. docs/services/ml_monitoring.md and docs/serving.md say what is missing then;
-without uvloop, ``http.server`` runs on Python's own loop."""
+without uvloop, ``http.server`` runs on Python's own loop; a trainer has Ray in its image for clusters (docs/cluster.md)."""
 
 
 @cache

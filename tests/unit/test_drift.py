@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 from scipy.stats import ks_2samp
 
 from complex_system.domain.dataset import Dataset
@@ -23,6 +24,7 @@ from complex_system.monitoring.drift import (
     kolmogorov_smirnov,
     measure,
     population_stability_index,
+    wasserstein_distance,
 )
 from complex_system.monitoring.reference import NumberReference, Reference
 from complex_system.pipeline.pipeline import Pipeline
@@ -160,6 +162,13 @@ def test_the_test_agrees_with_scipys_on_the_samples_themselves(shift: float) -> 
     theirs = ks_2samp(known, live, method="asymp")
     assert statistic == pytest.approx(theirs.statistic, abs=0.01)  # the reference is known to its percents
     assert math.log10(p_value) == pytest.approx(math.log10(theirs.pvalue), abs=0.7)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (700, 101), (500, 3)])
+def test_the_distance_is_scipys(first: int, second: int) -> None:
+    draw = np.random.default_rng(first)
+    one, other = draw.normal(size=first).round(1), draw.normal(1, 2, size=second).round(1)  # with equal values
+    assert wasserstein_distance(one, other) == pytest.approx(stats.wasserstein_distance(one, other), rel=1e-12)
 
 
 def test_missing_values_and_values_that_were_never_declared_are_told(dataset: Dataset) -> None:

@@ -56,3 +56,18 @@ async def test_a_server_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch, kn
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await count.get()
+
+
+@pytest.mark.parametrize("among", [None, 1_000_000])
+async def test_a_first_count_that_times_out_is_not_tried_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, among: int | None
+) -> None:
+    clock = Clock(monkeypatch)
+    count = CachedCount(clock.count)
+    clock.fails, clock.takes = True, TOO_LONG
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await count.get(among)
+    assert clock.counted == 1
+    clock.fails, clock.now = False, clock.now + PAUSE * TOO_LONG
+    assert await count.get(among) == 100_000

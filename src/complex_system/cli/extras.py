@@ -47,6 +47,38 @@ def init_env(
     typer.echo(f"{path} is written; next: `fiot config {deployment}` and `fiot start {deployment}`.")
 
 
+@extras_cmd.command("service", context_settings=DEFAULT_CONTEXT_SETTINGS)
+def service(
+    deployment: Deployed,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write the unit to; the terminal by default.")
+    ] = None,
+    user: Annotated[str, typer.Option(help="Account of this machine that runs it; yours by default.")] = "",
+    locked: Annotated[
+        bool,
+        typer.Option("--locked/--open", help="Ask for passwords and a key everywhere, or let all users of this machine in."),
+    ] = True,
+) -> None:
+    """Write a unit of systemd that runs a deployment from the start of the machine on, without Docker."""
+    import getpass
+
+    from complex_system.deploy.systemd import service_unit
+
+    root = Path(ProjectContext.default.project_root_dir).resolve()
+    with errors_of("extras service"):
+        config_of(deployment)
+        options = ["--locked"] if locked else []
+        text = service_unit(Path(sys.executable).with_name("fiot"), root, deployment, user or getpass.getuser(), options)
+        if output is None:
+            typer.echo(text, nl=False)
+            return
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StartError(f"{output} cannot be written: {error.strerror or error}.") from error
+    typer.echo(f"{output} is written; next: `systemctl daemon-reload` and `systemctl enable --now {output.name}`.")
+
+
 @extras_cmd.command("add-device", context_settings=DEFAULT_CONTEXT_SETTINGS)
 def add_device(
     deployment: Deployed,

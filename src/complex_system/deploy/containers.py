@@ -46,6 +46,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {
     "MLFLOW_TRACKING_PASSWORD": _MLFLOW,
     "MLFLOW_TRACKING_TOKEN": _MLFLOW,
     "WANDB_API_KEY": _WANDB,
+    "RAY_AUTH_TOKEN": _TRAINERS,
 }
 """The containers that get a secret. Servers get theirs from the compose file, the broker's users are added by name."""
 
@@ -99,6 +100,7 @@ class Container:
 # theirs in its folders), and go on as that user (SETUID, SETGID).
 _BECOMES_A_USER = ("CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID")
 _TMP = "/tmp:size=256m"  # noqa: S108 - a path in the container
+_OF_RAY = ("/tmp:size=1g", _HOME)  # noqa: S108 - its logs, and objects beyond its shared memory
 
 CONTAINERS: Mapping[str, Container] = {
     # Its volume, and the key of its certificate, may belong to whoever deploys.
@@ -112,6 +114,8 @@ CONTAINERS: Mapping[str, Container] = {
     # Their volumes may belong to whoever deploys.
     "prometheus": Container(memory="1g", capabilities=("DAC_OVERRIDE",), tmpfs=(_TMP,), read_only=()),
     "grafana": Container(memory="512m", capabilities=("DAC_OVERRIDE",), tmpfs=(_TMP,), read_only=()),
+    "ray_head": Container(memory="1g", tmpfs=_OF_RAY),
+    "ray_worker": Container(memory="4g", processes=4000, tmpfs=_OF_RAY),
     "ml_lightgbm_regression_mlflow": Container(memory="2g"),
     "ml_pytorch_regression_mlflow": Container(memory="2g"),
     "ml_pytorch_regression": Container(memory="2g"),
@@ -149,7 +153,7 @@ def container_variables(name: str, environment: Mapping[str, str], configuration
     if name == "mlflow":
         ours = set(OWNERS)
         return {each: value for each, value in environment.items() if each.startswith(_OF_MLFLOW) and each not in ours}
-    if name in ("mongodb", "mariadb", "prometheus", "grafana"):
+    if name in ("mongodb", "mariadb", "prometheus", "grafana", "ray_head", "ray_worker"):
         return {}
     found = {
         variable: value

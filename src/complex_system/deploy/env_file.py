@@ -30,6 +30,7 @@ _SERVERS: dict[str, tuple[str, dict[str, str]]] = {
         "MLflow: user and password, also for its page; the key signs what its forms send",
         {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": "", "COMPLEX_SYSTEM_MLFLOW_SECRET_KEY": ""},
     ),
+    "ray_head": ("Ray: the token of its nodes, and of the trainers", {"RAY_AUTH_TOKEN": ""}),
     "grafana": ("Grafana: the password of its user admin", {"COMPLEX_SYSTEM_GRAFANA_PASSWORD": ""}),
 }
 _API_KEY = "COMPLEX_SYSTEM_API_KEY"

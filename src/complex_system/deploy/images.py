@@ -24,14 +24,21 @@ STAGE = "debug"
 """FastIoT's name of the stage with the sources, not compiled."""
 
 
-def build_command(dockerfile: Path, image: str, environment: Mapping[str, str]) -> list[str]:
+_NODE_OF = "ml_lightgbm_regression_mlflow"
+"""The trainer whose image becomes that of Ray's nodes, with what the others need added."""
+
+
+def build_command(dockerfile: Path, image: str, environment: Mapping[str, str], more_parts: str = "") -> list[str]:
     """Return the command that builds one image; the context is the working directory."""
     arguments = [f"{name}={environment[name]}" for name in BUILD_ARGUMENTS if environment.get(name)]
+    arguments += [f"MORE_PARTS={more_parts}"] if more_parts else []
     options = [option for argument in arguments for option in ("--build-arg", argument)]
     return ["docker", "build", "--file", str(dockerfile), "--target", STAGE, "--tag", image, *options, "."]
 
 
-def build_images(root: Path, namespace: str, services: Sequence[str] = (), tag: str = "latest") -> dict[str, float]:
+def build_images(
+    root: Path, namespace: str, services: Sequence[str] = (), tag: str = "latest", *, cluster: bool = False
+) -> dict[str, float]:
     """Build images one after the other; what has not changed comes from Docker's cache.
 
     Args:
@@ -39,9 +46,10 @@ def build_images(root: Path, namespace: str, services: Sequence[str] = (), tag: 
         namespace: First part of the image names.
         services: Names of the services; all that have a Dockerfile when empty.
         tag: Tag of the images.
+        cluster: Whether the trainers are built with Ray, too, and the image of Ray's nodes.
 
     Returns:
-        Seconds by service.
+        Seconds by image.
 
     Raises:
         StartError: Docker or a Dockerfile is missing, or a build failed.
@@ -53,17 +61,25 @@ def build_images(root: Path, namespace: str, services: Sequence[str] = (), tag: 
     wanted = list(services) or found
     if missing := sorted(set(wanted) - set(found)) or (not wanted and ["any service"]):
         raise StartError(f"There is no Dockerfile of {', '.join(missing)} in {folder}; `fiot build --dry` writes them.")
+    images = {service: (service, "") for service in wanted} | (cluster_images(wanted) if cluster else {})
     seconds = {}
-    for service in wanted:
+    for name, (service, parts) in images.items():
         began = time.monotonic()
-        command = build_command(folder / f"Dockerfile.{service}", f"{namespace}/{service}:{tag}", os.environ)
+        command = build_command(folder / f"Dockerfile.{service}", f"{namespace}/{name}:{tag}", os.environ, parts)
         # The classic builder is available everywhere and shares layers between images.
         done = subprocess.run(command, cwd=root, env={**os.environ, "DOCKER_BUILDKIT": "0"}, check=False)  # noqa: S603
         if done.returncode:
-            raise StartError(f"The image of {service} could not be built: docker build ended with {done.returncode}.")
-        seconds[service] = time.monotonic() - began
-        log.info("%s/%s:%s built in %.0f s", namespace, service, tag, seconds[service])
+            raise StartError(f"The image {name} could not be built: docker build ended with {done.returncode}.")
+        seconds[name] = time.monotonic() - began
+        log.info("%s/%s:%s built in %.0f s", namespace, name, tag, seconds[name])
     return seconds
+
+
+def cluster_images(services: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the images for a Ray cluster by name: the service whose Dockerfile makes it, and the parts that it has besides."""
+    trainers = [service for service in services if "_regression" in service]
+    found = {f"{service}-cluster": (service, "cluster") for service in trainers}
+    return {**found, "ray": (_NODE_OF, "cluster pytorch tensorflow")} if trainers else found
 
 
 def main() -> None:
@@ -72,9 +88,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the services' images with plain docker build.")
     parser.add_argument("services", nargs="*", help="names of services; all by default")
     parser.add_argument("--tag", default="latest")
+    parser.add_argument(
+        "--cluster", action="store_true", help="build the trainers with Ray, too, and the image of Ray's nodes"
+    )
     options = parser.parse_args()
     try:
-        build_images(Path.cwd(), "complex_system", options.services, options.tag)
+        build_images(Path.cwd(), "complex_system", options.services, options.tag, cluster=options.cluster)
     except StartError as error:
         raise SystemExit(error.message) from error
 

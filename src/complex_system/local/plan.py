@@ -32,7 +32,7 @@ _UNSIGNED = (
     "models are not signed, because the data of this run are from before it had a key: start it with --fresh, "
     "or put a key of your own into {path} and have all trainers train once"
 )
-_WITH_DOCKER_ONLY = ("prometheus", "grafana")
+_WITH_DOCKER_ONLY = ("prometheus", "grafana", "ray_head", "ray_worker")
 SOURCE = "dummy_data_generation"
 PAGE_SERVICE = "ml_monitoring"
 """The service whose address is a page for people."""

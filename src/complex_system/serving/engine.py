@@ -247,9 +247,11 @@ class PredictionEngine:
                 features = await self._remote.features(batch)
             else:
                 features = await off_loop(batch.size, batch.features, predictor.pipeline)
-        outside = await off_loop(batch.size, batch.outside, predictor.pipeline)
-        if origin != "trial":
-            self.outside.add(outside)
+        outside: tuple[OutsideRange, ...] = ()
+        if predictor.pipeline.lenient:
+            outside = await off_loop(batch.size, batch.outside, predictor.pipeline)
+            if origin != "trial":
+                self.outside.add(outside)
         distances = None
         if batch.wanted.warnings:
             distances = await self._distances.measure(predictor.distances, features)

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from complex_system.background import importing
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 
 _DEFAULTS = {
@@ -56,7 +57,8 @@ def _imported() -> Any:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
-        import mlflow
+        with importing():
+            import mlflow
     except BaseException:
         # Python removes the package that failed but keeps its submodules; with these, a second try cannot succeed.
         for name in [name for name in sys.modules if name == "mlflow" or name.startswith("mlflow.")]:

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 from typing_extensions import override
@@ -31,6 +37,10 @@ _RETRIES = 3
 """How often a task is repeated whose worker was lost."""
 _LOOK_PAUSE = 0.1
 """Seconds between two looks at whether tasks that are waited for shall end."""
+_OBJECT_STORE = 512 * 1024 * 1024
+"""Bytes of shared memory that the node of a driver may use; more is written to its folder."""
+_NODE_SECONDS, _STOP_SECONDS = 90.0, 10.0
+"""How long the node of a driver may take to start, and to stop."""
 _LONG = 300
 """Such pauses for one task, after which the log says so."""
 _CONNECT_SECONDS = 10.0
@@ -113,20 +123,23 @@ def connected(cluster: ClusterParameters, patience: float = 60.0) -> Iterator[An
         yield ray
         return
     _wait_for(cluster.address, patience)
-    try:
-        ray.init(
-            address=cluster.address,
-            namespace="complex-system",
-            ignore_reinit_error=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ClusterUnavailableError(
-            f"The Ray cluster at {cluster.address} does not accept the connection: {error}"
-        ) from error
-    try:
+    with ExitStack() as ending:
+        if not _is_here(cluster.address):
+            ending.enter_context(_own_node(cluster.address))
+        try:
+            ray.init(
+                address=cluster.address,
+                namespace="complex-system",
+                ignore_reinit_error=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise ClusterUnavailableError(
+                f"The Ray cluster at {cluster.address} does not accept the connection: {error}"
+            ) from error
+        ending.callback(ray.shutdown)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         total = ray.cluster_resources()
         log.info(
@@ -137,8 +150,6 @@ def connected(cluster: ClusterParameters, patience: float = 60.0) -> Iterator[An
             total.get("GPU", 0),
         )
         yield ray
-    finally:
-        ray.shutdown()
 
 
 def _wait_for(address: str, patience: float) -> None:
@@ -146,7 +157,7 @@ def _wait_for(address: str, patience: float) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ClusterUnavailableError(
-            f"COMPLEX_SYSTEM_RAY_ADDRESS is {address!r}; host:port of the cluster's head is expected, such as ray-head:6379."
+            f"COMPLEX_SYSTEM_RAY_ADDRESS is {address!r}; host:port of the cluster's head is expected, such as ray_head:6379."
         )
     deadline = time.monotonic() + patience
     while True:
@@ -160,6 +171,55 @@ def _wait_for(address: str, patience: float) -> None:
                     "Start the cluster, or leave the address empty to train in the service."
                 ) from error
         time.sleep(1.0)
+
+
+def _is_here(address: str) -> bool:
+    """Whether the head is on this machine, so that there is a node to connect to."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        family, _, _, _, found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(found)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _own_node(address: str) -> Iterator[None]:
+    """Make this machine a node of the cluster, without CPUs, while the block runs: a driver talks to the cluster through its node.
+
+    Ray's client for drivers elsewhere (``ray://``) is not made for Ray Train, and would run our code on the head.
+    """
+    folder = tempfile.mkdtemp(prefix="ray-")
+    output = Path(folder, "ray_start.log")
+    options = [
+        f"--address={address}",
+        "--num-cpus=0",
+        "--num-gpus=0",
+        f"--object-store-memory={_OBJECT_STORE}",
+        f"--temp-dir={folder}",
+    ]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--block"]
+    with output.open("wb") as file:
+        node = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
+    try:
+        deadline = time.monotonic() + _NODE_SECONDS
+        while "runtime started" not in output.read_text(errors="replace"):
+            if node.poll() is not None or time.monotonic() > deadline:
+                last = " ".join(output.read_text(errors="replace").splitlines()[-2:])
+                raise ClusterUnavailableError(f"This machine could not join the Ray cluster at {address}: {last}")
+            time.sleep(0.1)
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            node.wait(_STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class RayExecutor(Executor):

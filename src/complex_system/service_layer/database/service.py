@@ -59,6 +59,10 @@ _OLD_AT_ONCE = 1000
 """Raw records in one delete of those that are too old ..."""
 _OLD_PAUSE = 0.2
 """... and seconds until the next one, for whoever else needs the database."""
+_PAGES_REMEMBERED = 60.0
+"""Seconds in which the end of a numbered page is where the next one begins, also where records were added or deleted before it ..."""
+_MOST_PAGES = 1000
+"""... and number of pages, of all clients."""
 
 _RAW_PAGES = (
     f"walk it with '{database.GET_UNPROCESSED.name}'; with a version that no pipeline has, such as 'none', "
@@ -86,6 +90,7 @@ class DatabaseService(DocumentSubjects):
     """Seconds after a failed write of records in which a probe write alone does not make the service ready; writers pause for 10 s."""
 
     ingest: Ingest | None = None
+    _ends: dict[tuple[int, int], tuple[str, float]]
     _write_failed = -math.inf
 
     @abstractmethod
@@ -95,6 +100,7 @@ class DatabaseService(DocumentSubjects):
     @override
     async def on_start(self) -> None:
         order = () if ORDER in self.dataset.by_name else (Column(name=ORDER, type="number", optional=True),)
+        self._ends = {}
         self._raw_check = raw_check(self.dataset, also=order)
         self._processed_check = processed_check(self.dataset)
         self.store = self.make_store()
@@ -196,8 +202,7 @@ class DatabaseService(DocumentSubjects):
             )
         if asked.page_size == 0 or asked.page * asked.page_size >= 2**63:  # past any end, and past what databases count
             return []
-        records = await self._stored(self.store.processed_page(asked.page, asked.page_size))
-        return self._fitting(records, "ask with a smaller 'page_size'")
+        return self._fitting(await self._numbered_page(asked.page, asked.page_size), "ask with a smaller 'page_size'")
 
     # Our subjects
 
@@ -327,6 +332,25 @@ class DatabaseService(DocumentSubjects):
             days, seconds = self.settings.raw_days, time.monotonic() - began
             log.info("Deleted %d raw records that arrived more than %g days ago, in %.1f s", deleted, days, seconds)
         return None
+
+    async def _numbered_page(self, number: int, size: int) -> list[Record]:
+        """Return a numbered page: behind the last key of the page before where that was answered here lately, else by its number.
+
+        By its number the database walks over all records before it: a minute for the last of ten million.
+        """
+        now = time.monotonic()
+        self._ends = {page: end for page, end in self._ends.items() if now - end[1] < _PAGES_REMEMBERED}
+        after, _ = self._ends.get((number - 1, size), (None, 0.0))
+        if number and after is None:
+            return await self._stored(self.store.processed_page(number, size))
+        names = list(self.dataset.processed_names)
+        found = self.store.processed_columns(names, labelled=False, version=None, after=after, limit=size)
+        page = await self._stored(found)
+        if page.next is not None:
+            if len(self._ends) >= _MOST_PAGES:
+                self._ends.pop(next(iter(self._ends)))
+            self._ends[number, size] = page.next, now
+        return await asyncio.to_thread(records_of, page.table.drop_columns([ID]))
 
     async def _all_processed(self, count: int, how_to_page: str, *, labelled: bool) -> list[Record]:
         names = list(self.dataset.processed_names)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from complex_system.background import Worker
+from complex_system.background import Worker, importing
 from complex_system.domain.keys import new_key
 from complex_system.domain.laboratory import has_known_function
 from complex_system.errors import ComplexSystemError, TrackingUnavailableError
@@ -222,8 +222,9 @@ class TrainerService(SystemService):
 
     async def _load(self) -> tuple[Trainer, Tracker]:
         def load() -> tuple[Trainer, Tracker]:
-            trainer = self.make_trainer(TrainingParameters.of(self.settings))
-            trainer.prepare()
+            with importing():
+                trainer = self.make_trainer(TrainingParameters.of(self.settings))
+                trainer.prepare()
             cluster = ClusterParameters.of(self.settings)
             if cluster.is_set:
                 self.executor = RayExecutor(cluster, trainer.prepare, on_gpus=trainer.on_gpus)

@@ -68,6 +68,7 @@ _GRACE = 3.0
 """Seconds that open calls get when the server stops."""
 _WATCH_SECONDS = 1.0
 """Seconds between two looks of a watched health."""
+_ORIGIN = ORIGIN_HEADER.decode()
 _MAX_DETAILS = 4000
 """Bytes of an error's text: clients take 8 KiB of trailers, where a byte beyond ASCII needs three."""
 
@@ -323,10 +324,10 @@ class GrpcServer:
         predictor = await self._find(message.model_name, message.model_version, call)
         is_live = predictor is engine.champion.current
         reader = engine.reader_for(predictor)
-        is_long = message.ByteSize() > LONG_BODY
+        is_long = call.received > LONG_BODY
         request, batch = await asyncio.to_thread(_read, message, reader) if is_long else _read(message, reader)
         call.size = batch.size
-        origin = ORIGINS.get(call.metadata.get(ORIGIN_HEADER.decode(), ""), "live")
+        origin = ORIGINS.get(call.metadata.get(_ORIGIN, ""), "live")
         result = await engine.predict_batch(batch, predictor, live=is_live, origin=origin)
         if result.outside:
             call.trailers.append((OUTSIDE, outside_header(result.outside)))

@@ -311,6 +311,7 @@ class CachedCount:
         self._added = 0
         self._until = self._until_doubted = float("-inf")
         self._doubted = False
+        self._failed: Exception | None = None
         self._counting = asyncio.Lock()
 
     async def get(self, among: int | None = None) -> int:
@@ -320,26 +321,33 @@ class CachedCount:
             among: The number of documents to read; by default as many as were counted last.
         """
         async with self._counting:  # who comes meanwhile gets the same answer
-            few = (self._answer if among is None else among) < FEW
+            few = self._answer < FEW and self._failed is None if among is None else among < FEW
             if few or time.monotonic() >= (self._until_doubted if self._doubted else self._until):
                 began = time.monotonic()
                 self._added, self._doubted = 0, False
                 try:
                     counted = await self._count()
-                except Exception:
+                except Exception as error:
                     took = time.monotonic() - began
-                    if not self._known or took < TOO_LONG:
+                    if took < TOO_LONG:
                         raise
+                    self._failed = error
                     # Asked again at once, a server that cannot count so many in time would do nothing else.
                     self._until = self._until_doubted = time.monotonic() + PAUSE * took
-                    return self._answer
-                self._known = True
+                    return self._last()
+                self._known, self._failed = True, None
                 # What was written meanwhile is in the count or not.
                 self._answer = min(counted + self._added, max(counted, self._answer)) if self._added > 0 else counted
                 took = time.monotonic() - began
                 ended, slow = time.monotonic(), took if took > SLOW else 0.0
                 self._until, self._until_doubted = ended + KEPT * slow, ended + OLD * slow
-            return self._answer
+            return self._last()
+
+    def _last(self) -> int:
+        """Return the last answer; without one, the reason is the answer until it is counted again."""
+        if self._failed is not None and not self._known:
+            raise self._failed
+        return self._answer
 
     def add(self, written: int) -> None:
         """Add what a write of our own has changed."""
