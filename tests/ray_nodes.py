@@ -42,6 +42,9 @@ class Nodes:
             self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
         self._cluster.wait_for_nodes()
 
+    def kill_head(self) -> None:
+        self._cluster.head_node.kill_gcs_server()
+
     def kill(self) -> None:
         """Kill the node that was started last, with its worker."""
         self._cluster.remove_node(self.workers.pop(), allow_graceful=False)
@@ -53,6 +56,7 @@ def ray_nodes() -> Iterator[Nodes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imported()
+        os.environ["RAY_raylet_start_wait_time_s"] = "120"  # on a busy machine; 30 otherwise
         from ray.cluster_utils import Cluster
 
         before = os.environ.get("PYTHONPATH")
