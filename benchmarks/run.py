@@ -32,6 +32,7 @@ PROGRAMS = {
     "request_reply": "Data plane",
     "pipeline": "Data plane",
     "trainers": "Data plane",
+    "cluster": "Data plane",
     "trials": "Data plane",
     "memory": "Data plane",
     "serving": "Serving",
