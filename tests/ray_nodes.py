@@ -43,8 +43,7 @@ class Nodes:
     def use(self, workers: int, **resources: int) -> None:
         """Start or end nodes until there are so many; new ones have those resources, too."""
         while len(self.workers) < workers:
-            with suppress(Exception):  # Ray's own class, where the node has not started within 30 s: the machine is busy
-                self.workers.append(self._cluster.add_node(num_cpus=1, wait=False, **resources))
+            self.workers.append(added(self._cluster, num_cpus=1, **resources))
         while len(self.workers) > workers:
             self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
         self._cluster.wait_for_nodes()
@@ -57,6 +56,14 @@ class Nodes:
         self._cluster.remove_node(self.workers.pop(), allow_graceful=False)
 
 
+def added(cluster: Any, **options: Any) -> Any:
+    """Add a node, the head first. Ray gives it 30 s, which may not be enough on a busy machine."""
+    for _ in range(4):
+        with suppress(Exception):
+            return cluster.add_node(wait=False, **options)
+    return cluster.add_node(wait=False, **options)
+
+
 @contextmanager
 def ray_nodes() -> Iterator[Nodes]:
     """Start the head of a cluster on free ports."""
@@ -67,7 +74,8 @@ def ray_nodes() -> Iterator[Nodes]:
 
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(map(str, FOLDERS))
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster = Cluster()
+        added(cluster, num_cpus=0, include_dashboard=False)
         try:
             yield Nodes(cluster)
         finally:
