@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from complex_system.domain.columns import ARRIVED
+from complex_system.domain.dataset import Dataset
 from complex_system.training.base import TrainingParameters
 from complex_system.training.cluster import ClusterParameters, imported
+from complex_system.training.conformal import set_apart_by_content
 from complex_system.training.cross_validation import Fit, Keyed, Predict
-from complex_system.training.data import Samples, TrainingData
+from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.executor import Look, never
+from complex_system.training.split import Part
+from samples import processed_page
 
 FOLDERS = (Path(__file__).parent, Path(__file__).parents[1] / "src")
 """What workers import from."""
@@ -137,3 +143,29 @@ class NotedFit:
     def __call__(self, train: Samples, validation: Samples, look: Look = never) -> Predict:
         self.noted.note(f"{float(train.y.sum()):.4f}".replace(".", "_"), look)
         return self.fit(train, validation, look)
+
+
+@dataclass(frozen=True)
+class LabPages:
+    """Pages of the laboratory, as workers fetch them."""
+
+    seed: int
+    records: int
+    pages: int = 4
+
+    def __call__(self, index: int, count: int) -> Iterator[pa.Table]:
+        for page in range(index, self.pages, count):
+            table = processed_page(self.seed + page, self.records // self.pages).table
+            yield table.append_column(ARRIVED, pa.array(range(table.num_rows), pa.float64()))
+
+    @property
+    def labelled(self) -> int:
+        return sum(table.num_rows for table in self(0, 1))
+
+    def data(self) -> TrainingData:
+        """What one worker alone would train on."""
+        dataset = Dataset.load()
+        collector = SampleCollector(dataset, [Part.TRAIN, Part.VALIDATION])
+        for table in self(0, 1):
+            collector.add(table)
+        return set_apart_by_content(dataset, collector.training_data(), self.labelled)
