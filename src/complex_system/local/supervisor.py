@@ -86,6 +86,8 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for group in (self._services, self._servers):
             await self._stop_all(list(group.values()))
+        for server in self._plan.servers:
+            await asyncio.to_thread(server.stop)  # what it leaves beside its processes
 
     def kill(self) -> None:
         """Kill everything without waiting."""
