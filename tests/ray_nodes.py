@@ -6,18 +6,24 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from complex_system.domain.columns import ARRIVED
+from complex_system.domain.dataset import Dataset
 from complex_system.training.base import TrainingParameters
 from complex_system.training.cluster import ClusterParameters, imported
+from complex_system.training.conformal import set_apart_by_content
 from complex_system.training.cross_validation import Fit, Keyed, Predict
-from complex_system.training.data import Samples, TrainingData
+from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.executor import Look, never
+from complex_system.training.split import Part
+from samples import processed_page
 
 FOLDERS = (Path(__file__).parent, Path(__file__).parents[1] / "src")
 """What workers import from."""
@@ -37,14 +43,25 @@ class Nodes:
     def use(self, workers: int, **resources: int) -> None:
         """Start or end nodes until there are so many; new ones have those resources, too."""
         while len(self.workers) < workers:
-            self.workers.append(self._cluster.add_node(num_cpus=1, wait=False, **resources))
+            self.workers.append(added(self._cluster, num_cpus=1, **resources))
         while len(self.workers) > workers:
             self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
         self._cluster.wait_for_nodes()
 
+    def kill_head(self) -> None:
+        self._cluster.head_node.kill_gcs_server()
+
     def kill(self) -> None:
         """Kill the node that was started last, with its worker."""
         self._cluster.remove_node(self.workers.pop(), allow_graceful=False)
+
+
+def added(cluster: Any, **options: Any) -> Any:
+    """Add a node, the head first. Ray gives it 30 s, which may not be enough on a busy machine."""
+    for _ in range(4):
+        with suppress(Exception):
+            return cluster.add_node(wait=False, **options)
+    return cluster.add_node(wait=False, **options)
 
 
 @contextmanager
@@ -57,7 +74,8 @@ def ray_nodes() -> Iterator[Nodes]:
 
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(map(str, FOLDERS))
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster = Cluster()
+        added(cluster, num_cpus=0, include_dashboard=False)
         try:
             yield Nodes(cluster)
         finally:
@@ -137,3 +155,29 @@ class NotedFit:
     def __call__(self, train: Samples, validation: Samples, look: Look = never) -> Predict:
         self.noted.note(f"{float(train.y.sum()):.4f}".replace(".", "_"), look)
         return self.fit(train, validation, look)
+
+
+@dataclass(frozen=True)
+class LabPages:
+    """Pages of the laboratory, as workers fetch them."""
+
+    seed: int
+    records: int
+    pages: int = 4
+
+    def __call__(self, index: int, count: int) -> Iterator[pa.Table]:
+        for page in range(index, self.pages, count):
+            table = processed_page(self.seed + page, self.records // self.pages).table
+            yield table.append_column(ARRIVED, pa.array(range(table.num_rows), pa.float64()))
+
+    @property
+    def labelled(self) -> int:
+        return sum(table.num_rows for table in self(0, 1))
+
+    def data(self) -> TrainingData:
+        """What one worker alone would train on."""
+        dataset = Dataset.load()
+        collector = SampleCollector(dataset, [Part.TRAIN, Part.VALIDATION])
+        for table in self(0, 1):
+            collector.add(table)
+        return set_apart_by_content(dataset, collector.training_data(), self.labelled)

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from certificates import write_certificates
+from complex_system.domain.records import Record
 from complex_system.local.processes import Child
-from complex_system.local.servers import HOST, MariaServer, MongoServer, Server, program, reachable
+from complex_system.local.servers import HOST, MariaServer, MlflowServer, MongoServer, Server, program, reachable
+from complex_system.local.servers.ray import RayHead, RayNode, RayWorker
 from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import authorization, broker_users
@@ -96,6 +98,67 @@ class _HostMongo(_OnHost, MongoServer):
     pass
 
 
+class _HostMlflow(_OnHost, MlflowServer):
+    """The server as MLflow's own command starts it, which other hosts may ask."""
+
+    @override
+    def command(self) -> list[str]:
+        python, *_, folder = MlflowServer.command(self)
+        return self.network.command(self.host, [
+            str(Path(python).with_name("mlflow")), "server", "--host", "0.0.0.0", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
+            "--allowed-hosts", f"{HOST}:*,{self.network.address(self.host)}:*",
+        ])  # fmt: skip
+
+    @override
+    def is_ready(self) -> bool:
+        return self.network.at(self.host, lambda: MlflowServer.is_ready(self))
+
+    @override
+    def environment(self) -> dict[str, str]:
+        return {self.host_variable: f"http://{self.network.address(self.host)}:{self.port}"}
+
+
+class _RayOnHost(RayNode):
+    """A node of a Ray cluster on a host, at the host's address."""
+
+    patience = 300.0
+    network: Network
+    host: str
+
+    @override
+    def command(self) -> list[str]:
+        argv = [each.replace(f"node-ip-address={HOST}", f"node-ip-address={self._address}") for each in super().command()]
+        return self.network.command(self.host, argv)
+
+    @override
+    def secrets(self) -> dict[str, str]:
+        return {name: value for name, value in super().secrets().items() if name != "RAY_START_HOOK"}
+
+    @override
+    def is_ready(self) -> bool:
+        return self.network.at(self.host, lambda: reachable(self._address, self.port))
+
+    @property
+    @override
+    def url(self) -> str:
+        return f"{self._address}:{self.port}"
+
+    @property
+    def _address(self) -> str:
+        return self.network.address(self.host)
+
+
+class _HostRayHead(_RayOnHost, RayHead):
+    @override
+    def trainer_environment(self, workers: int) -> dict[str, str]:
+        return {**super().trainer_environment(workers), "COMPLEX_SYSTEM_RAY_ADDRESS": self.url}
+
+
+class _HostRayWorker(_RayOnHost, RayWorker):
+    pass
+
+
 DATABASES: dict[str, type[_OnHost]] = {"maria": _HostMaria, "mongo": _HostMongo}
 
 
@@ -120,6 +183,9 @@ class ThreeHosts:
         self._certificates = folder / "certificates"
         self.database = DATABASES[kind](folder / kind, port=0, asks=True)
         self.database.network, self.database.host = network, "data"
+        self.ray: list[_RayOnHost] = []
+        self.mlflow = _HostMlflow(folder / "mlflow", port=0)
+        self.mlflow.network, self.mlflow.host = network, "training"
 
     # Start and end
 
@@ -138,6 +204,23 @@ class ThreeHosts:
                 assert child.alive, f"the broker of {host} ended:\n{child.tail()}"
                 assert time.monotonic() < deadline, f"the broker of {host} does not listen:\n{child.tail()}"
                 time.sleep(0.05)
+
+    def start_mlflow(self) -> None:
+        """Start MLflow's server."""
+        self.mlflow.start()
+        self.mlflow.wait_ready()
+
+    def start_ray(self) -> dict[str, str]:
+        """Start a Ray cluster with a worker on each of two hosts; return the variables of a trainer."""
+        folder = self._folder
+        head = _HostRayHead(folder / "ray", folder)
+        workers = [_HostRayWorker(folder / f"ray-{i}", folder, head=head, number=i) for i in (1, 2)]
+        for node, host in zip((head, *workers), ("training", "training", "serving"), strict=True):
+            node.network, node.host = self.network, host
+            self.ray.append(node)
+            node.start()
+            node.wait_ready()
+        return head.trainer_environment(len(workers))
 
     async def connect(self) -> None:
         """Connect a client on each host."""
@@ -165,12 +248,14 @@ class ThreeHosts:
             child.terminate()
         for child in children:
             await asyncio.to_thread(child.stop, 15.0)
-        self.database.stop()
+        for server in (*self.ray, self.mlflow, self.database):
+            await asyncio.to_thread(server.stop)
 
     def environment(self, user: str) -> dict[str, str]:
         """Variables of a program that connects to its host's broker."""
         return {
             **self.database.environment(),
+            **self.mlflow.environment(),
             "FASTIOT_NATS_HOST": HOST,
             "FASTIOT_NATS_PORT": str(CLIENTS),
             "FASTIOT_NATS_USER": user,
@@ -189,7 +274,7 @@ class ThreeHosts:
         path = self._folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    async def ready(self, seconds: float = 90.0) -> float:
+    async def ready(self, seconds: float = 180.0) -> float:
         """Wait until each host hears from now on that every service is ready, the processes being those that were started.
 
         Returns:
@@ -210,6 +295,10 @@ class ThreeHosts:
         except AssertionError:
             raise AssertionError(f"Not all are well after {seconds:g} s: {self.states()}") from None
         return time.monotonic() - began
+
+    async def save(self, records: list[Record]) -> None:
+        """Save raw records from the data host."""
+        await DatabaseClient(self.clients["data"]).save_raw(records)
 
     async def counts(self) -> RecordCounts:
         """Numbers of records, as the data host is told."""

@@ -36,7 +36,6 @@ PAGE = 150
 """Rows of a page: a walk has many."""
 _FIRST = datetime(2040, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 """Keys of later schedules are larger, and all are larger than those that a source makes now."""
-_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Traffic:
         answered: How often which replica of the database service said who it is.
     """
 
-    def __init__(self, hosts: ThreeHosts, dataset: Dataset, seed: int, number: int) -> None:
+    def __init__(self, hosts: ThreeHosts, dataset: Dataset, seed: int, number: int, pause: float = 0.05) -> None:
         """Prepare; nothing runs yet.
 
         Args:
@@ -110,7 +109,9 @@ class Traffic:
             dataset: What records are.
             seed: Of records and pauses.
             number: Of the schedule: its records come after those of the ones before.
+            pause: Seconds that a client waits between two operations, more or less.
         """
+        self._pause = pause
         self.history = History()
         self.errors: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
@@ -135,13 +136,13 @@ class Traffic:
                 draw = random.Random(self._seed * 100 + place * 10 + number)
                 self._running.append(self._hosts.threads[host].submit(work(host, self._hosts.clients[host], draw)))  # type: ignore[arg-type]
 
-    async def end(self, seconds: float = 120.0) -> None:
+    async def end(self, seconds: float = 180.0) -> None:
         """Have the clients finish what they are at: each batch is repeated until it is acknowledged."""
         self._stop.set()
         async with asyncio.timeout(seconds):
             await asyncio.gather(*map(asyncio.wrap_future, self._running))
 
-    async def settled(self, seconds: float = 120.0) -> tuple[dict[str, int], dict[str, int]]:
+    async def settled(self, seconds: float = 180.0) -> tuple[dict[str, int], dict[str, int]]:
         """Wait until everything published is saved and everything saved is processed.
 
         Returns:
@@ -185,7 +186,7 @@ class Traffic:
             if draw.random() < 0.5:
                 labelled = [open_.pop(draw.randrange(len(open_))) for _ in range(min(len(open_), draw.randint(1, BATCH)))]
                 await self._until_acknowledged("saved", f"saver@{host}", labelled, 2, save)
-            await asyncio.sleep(draw.uniform(0, 2 * _PAUSE))
+            await asyncio.sleep(draw.uniform(0, 2 * self._pause))
 
     async def _publish(self, host: str, client: SystemClient, draw: random.Random) -> None:
         """Publish batches to the stream, until the stream says that it has them."""
@@ -198,13 +199,13 @@ class Traffic:
         while not self._stop.is_set():
             batch = self._known([laboratory.measured_record() for _ in range(draw.randint(1, BATCH))])
             await self._until_acknowledged("published", f"publisher@{host}", batch, 1, publish)
-            await asyncio.sleep(draw.uniform(0, 4 * _PAUSE))
+            await asyncio.sleep(draw.uniform(0, 4 * self._pause))
 
     async def _read(self, host: str, client: SystemClient, draw: random.Random) -> None:
         """Read records by key that were acknowledged to somebody, the newest of them among them."""
         database, name = DatabaseClient(client), f"reader@{host}"
         while not self._stop.is_set():
-            await asyncio.sleep(draw.uniform(0, 2 * _PAUSE))
+            await asyncio.sleep(draw.uniform(0, 2 * self._pause))
             if not self._acknowledged:
                 continue
             keys = [*self._acknowledged[-10:], *draw.sample(self._acknowledged, min(10, len(self._acknowledged)))]
@@ -228,7 +229,7 @@ class Traffic:
                 await self._walk_processed(name, database)
             except ComplexSystemError as error:
                 self.errors[type(error).__name__] += 1
-            await asyncio.sleep(draw.uniform(0, 4 * _PAUSE))
+            await asyncio.sleep(draw.uniform(0, 4 * self._pause))
 
     # Inside
 
@@ -251,7 +252,7 @@ class Traffic:
             except ComplexSystemError as error:
                 self.errors[type(error).__name__] += 1
                 self.history.writes.append(Write(client, way, versions, begin))
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(self._pause)
             else:
                 counted = inserted if version == 1 else None
                 self.history.writes.append(Write(client, way, versions, begin, time.monotonic(), counted))

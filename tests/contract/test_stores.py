@@ -556,6 +556,12 @@ class StoreCases(ABC):
         assert await store.processed_page(4, 8) == []
         assert await store.processed_page(10**9, 10**9) == []
 
+    async def test_keys_of_processed_records_are_found_by_their_place(self, store: DataStore) -> None:
+        keys = [f"k{i:02}" for i in range(10)]
+        await store.upsert_processed(processed_table(store.dataset, keys[::-1]), "v1")
+        assert [await store.processed_key(None, places) for places in (1, 4, 10, 11)] == ["k00", "k03", "k09", None]
+        assert [await store.processed_key("k03", places) for places in (0, 1, 6, 7)] == ["k03", "k04", "k09", None]
+
     async def test_arrival_is_told_by_the_databases_clock_and_not_by_the_keys(
         self, store: DataStore, laboratory: Laboratory
     ) -> None:

@@ -134,6 +134,21 @@ async def test_neither_clients_nor_brokers_are_let_in_without_encryption_and_cre
             assert b"PONG" not in plain.recv(4096)
 
 
+async def test_a_client_whose_encrypted_connection_is_lost_while_it_has_something_to_send_closes_in_order(
+    cluster: list[int], certificates: Path, make_settings: Callable[..., Settings]
+) -> None:
+    settings = make_settings(nats_host=HOST, nats_port=cluster[0], nats_user=USER, nats_password=PASSWORD,
+                             nats_tls_ca=str(certificates / "ca.pem"))  # fmt: skip
+    client = await SystemClient.open(settings, "leaver")
+    transport: Any = client.broker.client._transport
+    for _ in range(2):  # as nats-py does while it reconnects; the second time asyncio forgets what it wrote to
+        transport.close()
+    with contextlib.suppress(ConnectionError):
+        transport.write(b"PING\r\n")
+    client.broker.client._pending, client.broker.client._pending_data_size = [b"PING\r\n"], 6
+    await client.close()
+
+
 async def test_replicas_on_two_hosts_share_what_a_third_asks(
     cluster: list[int], certificates: Path, make_settings: Callable[..., Settings]
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -209,6 +210,11 @@ class DatabaseClient:
         finally:
             if ahead is not None:
                 ahead.cancel()
+
+    async def key_ranges(self, count: int) -> list[tuple[str | None, str | None]]:
+        """Return ranges with about as many processed records each: behind the first key, up to the second; None for no limit."""
+        ends = await self._ask(database.GET_KEY_RANGES, database.KeyRangesRequest(count=count))
+        return list(pairwise([None, *ends, None]))
 
     async def targets(self, keys: Sequence[str]) -> dict[str, float]:
         """Return the known targets of processed records, by key."""

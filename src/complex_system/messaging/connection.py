@@ -297,7 +297,7 @@ class ServiceConnection(NatsBrokerConnection):
         if self._client.is_connected:
             try:
                 await self._client.flush(timeout=2)
-            except (NatsTimeoutError, TimeoutError):
+            except (NatsError, TimeoutError, OSError):
                 log.warning("The broker did not accept the last messages in time")
         try:
             async with asyncio.timeout(CLOSE_SECONDS):

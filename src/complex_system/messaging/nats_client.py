@@ -11,6 +11,7 @@ import logging
 import re
 import ssl
 import time
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -69,6 +70,14 @@ class _Transport(TcpTransport):
         await super().connect(*args, **options)
         self._aborted = False
 
+    def write(self, payload: bytes) -> None:
+        with _lost_is_lost():
+            super().write(payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: list[bytes]) -> None:
+        with _lost_is_lost():
+            super().writelines(payload)  # type: ignore[no-untyped-call]
+
     async def wait_closed(self) -> None:
         if not self._aborted:
             await super().wait_closed()  # type: ignore[no-untyped-call]
@@ -78,6 +87,15 @@ class _Transport(TcpTransport):
         if self._io_writer is not None:
             with contextlib.suppress(AttributeError):  # Python 3.11.2 aborts an encrypted connection only once
                 self._io_writer.transport.abort()
+
+
+@contextlib.contextmanager
+def _lost_is_lost() -> Iterator[None]:
+    """Raise what nats-py expects of a connection that is lost: on an encrypted one asyncio then has nothing left to write to."""
+    try:
+        yield
+    except AttributeError as error:
+        raise ConnectionResetError("the connection to the broker is lost") from error
 
 
 class ServiceClient(Client):

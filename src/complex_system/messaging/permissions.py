@@ -95,6 +95,7 @@ _DATABASE = ServiceSubjects(
         database.GET_UNPROCESSED,
         database.UPSERT_PROCESSED,
         database.GET_PROCESSED,
+        database.GET_KEY_RANGES,
         database.REJECT_RAW,
         database.GET_REJECTED,
         database.GET_CONFLICTS,
@@ -113,7 +114,7 @@ _DATABASE = ServiceSubjects(
 _TRIALS = (trial.GET_MODEL_INPUTS, trial.TRY_RECORD, trial.SUGGEST_SETTINGS)
 _TRAINER = ServiceSubjects(
     answers=(training.TRAIN_MODEL,),
-    asks=(database.GET_PROCESSED, database.GET_RAW_BY_KEYS, database.GET_COUNTS),
+    asks=(database.GET_PROCESSED, database.GET_KEY_RANGES, database.GET_RAW_BY_KEYS, database.GET_COUNTS),
     announces=(training.TRAINING_PROGRESS, training.TRAINING_FINISHED),
 )
 

@@ -87,6 +87,16 @@ class ColumnsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     arrived_after: float | None = None
 
 
+class KeyRangesRequest(Message, frozen=True, kw_only=True):
+    """Asks where the keys of the processed records are to be cut.
+
+    Attributes:
+        count: Ranges that are wanted.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=1000)]
+
+
 class Rejection(Message, frozen=True, kw_only=True, rename={"id": "_id"}):
     """A raw record that cannot be processed.
 
@@ -321,6 +331,12 @@ UPSERT_PROCESSED = Request(
     "Write an Arrow page of processed records; its note `version` names the pipeline version.",
 )
 GET_PROCESSED = Request("get-processed-columns", ColumnsRequest, ArrowPage, "Return an Arrow page of processed records.")
+GET_KEY_RANGES = Request(
+    "get-key-ranges",
+    KeyRangesRequest,
+    list[str],
+    "Return the last key of every range but the last, in order, of ranges with about as many processed records each.",
+)
 REJECT_RAW = Request(
     "reject-raw-datapoints", RejectRequest, Rejected, "Write down which raw records cannot be processed, and why."
 )

@@ -56,7 +56,8 @@ class TrainingResult:
     def samples(self) -> dict[str, int]:
         """Number of samples by part."""
         calibration = {} if self.data.calibration is None else {"calibration": len(self.data.calibration)}
-        return {"train": len(self.data.train), "validation": len(self.data.validation), **calibration}
+        train, validation = self.data.sizes
+        return {"train": train, "validation": validation, **calibration}
 
     @property
     def sizes(self) -> dict[str, int]:

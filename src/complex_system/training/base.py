@@ -13,6 +13,7 @@ import numpy.typing as npt
 from complex_system.protocol.scores import Residuals, Scores
 from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.executor import SEQUENTIAL, Executor, Look, never
+from complex_system.training.peers import ALONE, Peers
 
 if TYPE_CHECKING:
     from complex_system.training.cross_validation import Keyed
@@ -101,6 +102,8 @@ class Trainer(ABC):
 
     framework: ClassVar[str]
     """``lightgbm``, ``pytorch`` or ``tensorflow``."""
+    distributes: ClassVar[bool] = False
+    """Whether several workers can train one model, each on its share of the samples."""
     on_gpus: ClassVar[bool] = False
     """Whether it trains on a GPU where there is one."""
 
@@ -139,11 +142,16 @@ class Trainer(ABC):
         return self
 
     @abstractmethod
-    def fit(self, data: TrainingData, on_progress: ProgressCallback) -> TrainedModel:
+    def fit(self, data: TrainingData, on_progress: ProgressCallback, peers: Peers = ALONE) -> TrainedModel:
         """Train on ``data.train``, stop early on ``data.validation``, and return the best step's model.
 
         Feature and target scaling are estimated on ``data.train`` alone and become part of the model. A trainer may then train again
         on both parts; its model has ``validation_predictions``. Blocking; runs in a thread.
+
+        Args:
+            data: All samples, or the share of this worker.
+            on_progress: Called after every step, with the errors on everybody's samples.
+            peers: Who else trains this model, where the trainer :attr:`distributes`; all return the same one.
         """
 
     @abstractmethod

@@ -199,6 +199,18 @@ def set_apart(dataset: Dataset, data: TrainingData, labelled: int = 0, *, sample
     return replace(data, train=rest, calibration=calibration)
 
 
+def set_apart_by_content(dataset: Dataset, data: TrainingData, labelled: int) -> TrainingData:
+    """Return a share of many records, with a split by key, as :func:`set_apart` returns all of them, but for second copies.
+
+    Args:
+        dataset: Declares the split.
+        data: The share.
+        labelled: Labelled records of all shares.
+    """
+    chosen = _places(_units(data.train, alike=dataset.copies_together)) < _threshold(_share(labelled) / 0.7)
+    return replace(data, train=data.train.of(~chosen), calibration=data.train.of(chosen))
+
+
 def are_calibration(dataset: Dataset, table: pa.Table, labelled: int) -> Mask:
     """Return which records of a page :func:`set_apart` takes where they are in the training part, but for second copies.
 

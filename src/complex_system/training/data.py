@@ -88,6 +88,7 @@ class TrainingData:
             where no record changes its part.
         until: The latest time of both parts, seconds since 1970; None but with a split by time.
         calibration: Samples that nothing of a training may see, for its intervals (``training.conformal``); None for none.
+        whole: Sizes of both parts, where ``train`` and ``validation`` are even samples of what a cluster has trained on.
     """
 
     feature_names: tuple[str, ...]
@@ -100,6 +101,12 @@ class TrainingData:
     arrived: float = 0.0
     until: float | None = None
     calibration: Samples | None = None
+    whole: tuple[int, int] | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Number of samples that were trained on, and of those by which the training stopped early."""
+        return (len(self.train), len(self.validation)) if self.whole is None else self.whole
 
 
 class _Rows:

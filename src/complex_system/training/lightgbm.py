@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import lightgbm as lgb
+import msgspec
 import numpy as np
 from typing_extensions import override
 
@@ -25,6 +27,7 @@ from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.executor import SEQUENTIAL, Executor, Look, never
 from complex_system.training.lightgbm_search import Found, search
 from complex_system.training.onnx import with_declared_names
+from complex_system.training.peers import ALONE, Peers
 
 if TYPE_CHECKING:
     from complex_system.training.cross_validation import Keyed
@@ -95,6 +98,7 @@ class LightGBMTrainer(Trainer):
     """Boosts until the validation loss stops improving, and trains again on both parts with the best number of rounds."""
 
     framework: ClassVar[str] = "lightgbm"
+    distributes: ClassVar[bool] = True
 
     def __init__(self, parameters: TrainingParameters | None = None, found: Found | None = None) -> None:
         """Make a trainer.
@@ -166,22 +170,28 @@ class LightGBMTrainer(Trainer):
         return LightGBMTrainer(self.parameters, Found(**found) if found else None)
 
     @override
-    def fit(self, data: TrainingData, on_progress: ProgressCallback) -> LightGBMModel:
+    def fit(self, data: TrainingData, on_progress: ProgressCallback, peers: Peers = ALONE) -> LightGBMModel:
         """Train as the base class says; then again on both parts, by as many more rounds as there are more samples.
 
         After a search these are the best rounds over all of its folds, which depend less on chance than those of one validation part.
         The history, and ``validation_predictions``, are of the first fit: the second one has seen the validation part.
+
+        Workers that train together grow the same trees, each from the histograms of all; they do not train again.
         """
         train, validation, rounds = data.train, data.validation, self.parameters.boosting_rounds
-        settings = self._settings(data, train, self.found.settings if self.found else {})
-        history: list[Progress] = []
+        common = peers.common(train, seed=self.parameters.seed)
+        settings = self._settings(data, common, self.found.settings if self.found else {})
+        kept = peers.kept()
+        course = msgspec.json.decode(kept, type=_Course) if kept else _Course()
+        history = course.history
 
         def report(results: list[Any]) -> None:
             errors = {name: float(value) for name, kind, value, *_ in results if kind == "rmse"}
             history.append(Progress(len(history) + 1, rounds, errors["train"], errors["validation"]))
             on_progress(history[-1])
 
-        booster = self._boosted(settings, data, train, validation, report, with_train=True)
+        together = _Together(peers, common, course)
+        booster = self._boosted(settings, data, train, validation, report, with_train=True, together=together)
         best = booster.best_iteration or len(history)
         parameters = {
             **settings,
@@ -190,7 +200,7 @@ class LightGBMTrainer(Trainer):
             **(self.found.logged if self.found else {}),
         }
         model = LightGBMModel(data.feature_names, parameters, history, best, booster)
-        if len(train) < REFIT_BELOW:
+        if peers.count == 1 and len(train) < REFIT_BELOW:
             model.validation_predictions = model.predict(validation.x)
             both = Samples(np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y]))
             per_sample = self.found.rounds if self.found and self.found.rounds else best / len(train)
@@ -219,6 +229,7 @@ class LightGBMTrainer(Trainer):
         each_round: Callable[[list[Any]], None],
         *,
         with_train: bool,
+        together: _Together | None = None,
     ) -> lgb.Booster:
         """Boost until the validation loss has not become smaller for many rounds.
 
@@ -229,22 +240,46 @@ class LightGBMTrainer(Trainer):
             validation: What is evaluated after every round.
             each_round: Gets the evaluations; it may raise.
             with_train: Whether the training part is evaluated, too, which takes time.
+            together: The workers that boost together; their evaluations are those of all samples.
         """
-        made = _dataset(data, train)
+        peers, course = (together.peers, together.course) if together else (ALONE, _Course())
+        bins = None
+        if together and peers.count > 1:
+            # The bins are everybody's: LightGBM would take those of a feature from the samples of one worker.
+            bins = _dataset(data, together.common, params=dict(settings)).construct()
+            settings = {
+                **settings,
+                "tree_learner": "data",
+                "pre_partition": True,
+                "num_threads": peers.threads,
+                **peers.machines,
+            }
+        made = _dataset(data, train, reference=bins)
         watched = {"train": made} if with_train else {}
         watched["validation"] = made.create_valid(validation.x, validation.y)
+        sizes = {"train": len(train), "validation": len(validation)}
+        totals = dict(zip(sizes, peers.total(list(sizes.values())), strict=True))
+        rounds, patience, losses = self.parameters.boosting_rounds, _patience(settings), course.losses
 
         def report(env: Any) -> None:
-            each_round(env.evaluation_result_list)
+            results = env.evaluation_result_list
+            if peers.count > 1:
+                results = _combined(results, peers, sizes, totals)
+            each_round(results)
+            losses.append(next(float(value) for name, _, value, *_ in results if name == "validation"))
+            best = min(range(len(losses)), key=losses.__getitem__)
+            if len(losses) == rounds or len(losses) - 1 - best >= patience:
+                raise lgb.callback.EarlyStopException(best, [])
+            peers.keep(lambda: msgspec.json.encode(_Course(env.model.model_to_string(), losses, course.history)))
 
-        report.order = 5  # type: ignore[attr-defined]  # before early stopping (30), which ends a round by an exception
         return lgb.train(
             dict(settings),
             made,
-            self.parameters.boosting_rounds,
+            rounds - len(losses),
             valid_sets=list(watched.values()),
             valid_names=list(watched),
-            callbacks=[report, lgb.early_stopping(_patience(settings), first_metric_only=True, verbose=False)],
+            init_model=lgb.Booster(model_str=course.model) if course.model else None,
+            callbacks=[report],
         )
 
     @override
@@ -311,8 +346,37 @@ def _patience(settings: Mapping[str, Parameter]) -> int:
     return round(EARLY_STOPPING_ROUNDS * max(1.0, slower))
 
 
-def _dataset(data: TrainingData, samples: Samples) -> lgb.Dataset:
-    return lgb.Dataset(samples.x, samples.y, feature_name=_accepted_names(data.feature_names), free_raw_data=False)
+class _Course(msgspec.Struct):
+    """A boosting as far as it has come: a model, and the validation loss and the progress of every round."""
+
+    model: str = ""
+    losses: list[float] = []
+    history: list[Progress] = []
+
+
+class _Together(NamedTuple):
+    """Workers that boost together, a sample of everybody's training samples, and what has been boosted."""
+
+    peers: Peers
+    common: Samples
+    course: _Course
+
+
+def _combined(
+    results: list[Any], peers: Peers, sizes: Mapping[str, int], totals: Mapping[str, float]
+) -> list[tuple[str, str, float]]:
+    """Return the evaluations of everybody's samples, by those of each worker: means, and roots of mean squares."""
+    sums = peers.total([sizes[name] * (value**2 if kind == "rmse" else value) for name, kind, value, *_ in results])
+    means = [total / totals[name] for total, (name, *_) in zip(sums, results, strict=True)]
+    return [
+        (name, kind, math.sqrt(mean) if kind == "rmse" else mean)
+        for mean, (name, kind, *_) in zip(means, results, strict=True)
+    ]
+
+
+def _dataset(data: TrainingData, samples: Samples, **options: Any) -> lgb.Dataset:
+    names = _accepted_names(data.feature_names)
+    return lgb.Dataset(samples.x, samples.y, feature_name=names, free_raw_data=False, **options)
 
 
 def _accepted_names(names: tuple[str, ...]) -> list[str]:

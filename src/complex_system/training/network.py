@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -148,13 +148,38 @@ class Epoch:
     validation_loss: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Course(Generic[W]):
-    """The progress of every epoch, and the weights of the best one."""
+    """A training by epochs, as far as it has come.
 
-    history: list[Progress]
-    best_step: int
-    best_weights: W
+    Attributes:
+        history: The progress of every epoch.
+        best: The smallest validation loss,
+        best_step: the epoch that has it,
+        best_weights: and the weights then; None where no loss was finite.
+        to_beat: The validation loss that counts as an improvement for patience.
+        last_improvement: The epoch of the last one; not before the end of the warm-up.
+    """
+
+    history: list[Progress] = field(default_factory=list)
+    best: float = math.inf
+    best_step: int = 0
+    best_weights: W | None = None
+    to_beat: float = math.inf
+    last_improvement: int = WARM_UP
+
+    def take(self, progress: Progress, loss: float, weights: Callable[[], W]) -> None:
+        """Note an epoch and its validation loss; ``weights`` returns a copy of the present weights."""
+        self.history.append(progress)
+        if loss < self.best:
+            self.best, self.best_step, self.best_weights = loss, progress.step, weights()
+        if loss < self.to_beat:
+            self.to_beat, self.last_improvement = (1 - MIN_IMPROVEMENT) * loss, max(progress.step, WARM_UP)
+
+    def is_over(self, parameters: TrainingParameters) -> bool:
+        """Whether all epochs are done, or the validation loss has not improved for ``parameters.patience`` of them."""
+        step = len(self.history)
+        return step >= parameters.epochs or step - self.last_improvement >= parameters.patience
 
 
 def members_for(samples: int) -> int:
@@ -189,6 +214,7 @@ def train_epochs(
     one_epoch: Callable[[], Epoch],
     weights: Callable[[], W],
     on_progress: ProgressCallback,
+    course: Course[W] | None = None,
 ) -> Course[W]:
     """Train epoch by epoch until the validation loss has not improved for ``parameters.patience`` epochs after the warm-up.
 
@@ -197,28 +223,21 @@ def train_epochs(
         one_epoch: Goes once over all training samples.
         weights: Returns a copy of the present weights.
         on_progress: Called after every epoch.
+        course: What was trained before, which goes on; it is changed.
 
     Raises:
         TrainingFailedError: The validation error was never finite.
     """
-    history: list[Progress] = []
-    best = math.inf
-    best_step = 0
-    best_weights: W | None = None
-    to_beat, last_improvement = math.inf, WARM_UP
-    for step in range(1, parameters.epochs + 1):
+    course = Course() if course is None else course
+    while not course.is_over(parameters):
         epoch = one_epoch()
-        history.append(Progress(step, parameters.epochs, epoch.train_rmse, epoch.validation_rmse))
-        if epoch.validation_loss < best:
-            best, best_step, best_weights = epoch.validation_loss, step, weights()
-        if epoch.validation_loss < to_beat:
-            to_beat, last_improvement = (1 - MIN_IMPROVEMENT) * epoch.validation_loss, max(step, WARM_UP)
-        on_progress(history[-1])
-        if step - last_improvement >= parameters.patience:
-            break
-    if best_weights is None:
+        step = len(course.history) + 1
+        progress = Progress(step, parameters.epochs, epoch.train_rmse, epoch.validation_rmse)
+        course.take(progress, epoch.validation_loss, weights)
+        on_progress(progress)
+    if course.best_weights is None:
         raise TrainingFailedError(
             "The validation error was never finite: the training diverged, or the data are not finite. "
             f"Learning rate {parameters.learning_rate:g}."
         )
-    return Course(history, best_step, best_weights)
+    return course

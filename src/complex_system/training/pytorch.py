@@ -8,13 +8,14 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from functools import partial
 from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from typing_extensions import override
 
 from complex_system.domain.dataset import Loss
@@ -22,6 +23,7 @@ from complex_system.training.base import Parameter, Progress, ProgressCallback, 
 from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.network import (
     CLIP,
+    Course,
     Epoch,
     Pace,
     Scaling,
@@ -32,6 +34,7 @@ from complex_system.training.network import (
     train_epochs,
 )
 from complex_system.training.onnx import BATCH, ONNX_INPUT, ONNX_OUTPUT
+from complex_system.training.peers import ALONE, Peers
 
 HIDDEN = 10
 """Units of a hidden layer of ``DemonstratorNeuralNet``."""
@@ -42,6 +45,8 @@ MAX_BINS = 10
 MIN_BIN_SAMPLES = 20
 """Training samples of a bin, at least."""
 WEIGHT_DECAY = 2e-3
+TOGETHER_EVERY = 16
+"""Steps after which workers that train one network together take the mean of their weights."""
 THREADS = 1  # the networks are small, and four trainers share a machine
 
 
@@ -209,6 +214,7 @@ class PyTorchTrainer(Trainer):
     """Adam on the declared loss, slices of a shuffled tensor, averaged weights, early stopping."""
 
     framework: ClassVar[str] = "pytorch"
+    distributes: ClassVar[bool] = True
     on_gpus: ClassVar[bool] = True
 
     @override
@@ -225,15 +231,24 @@ class PyTorchTrainer(Trainer):
         optimizer.step()
 
     @override
-    def fit(self, data: TrainingData, on_progress: ProgressCallback) -> PyTorchModel:
-        scaling, device = Scaling.of(data.train, data.loss), chosen_device(self.parameters.device)
+    def fit(self, data: TrainingData, on_progress: ProgressCallback, peers: Peers = ALONE) -> PyTorchModel:
+        common = peers.common(data.train, seed=self.parameters.seed)
+        scaling = Scaling.of(common, data.loss)
+        device = chosen_device(self.parameters.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.parameters.seed)
-            network = self.network(scaling.apply(data.train)[0])
+            network = self.network(scaling.apply(common)[0])
             network.take_scaling(scaling)
             network.to(device)
-            epochs = _Epochs(self, network, scaling, data)
-            course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
+            threshold = huber_threshold(common.y) / scaling.target_scale
+            epochs = _Epochs(self, network, scaling, data, threshold, peers)
+
+            def note(progress: Progress) -> None:
+                peers.keep(epochs.state)
+                on_progress(progress)
+
+            course = train_epochs(self.parameters, epochs.one, epochs.weights, note, epochs.course)
+        assert course.best_weights is not None
         network.layers.load_state_dict(course.best_weights)
         network.to("cpu").eval()  # served, exported and compared there
         about = {"weight_decay": WEIGHT_DECAY, "device": device_name(device), **network.about}
@@ -280,19 +295,31 @@ class PiecewiseTrainer(PyTorchTrainer):
 
 
 class _Epochs:
-    """The epochs of one training. The average of the weights is evaluated and kept, not the weights themselves."""
+    """The epochs of one training. The average of the weights is evaluated and kept, not the weights themselves.
 
-    def __init__(self, trainer: PyTorchTrainer, network: ScaledNetwork, scaling: Scaling, data: TrainingData) -> None:
+    Workers that train together go over their own samples, and replace their weights by the mean of all every few steps (local SGD; S.
+    Stich, ICLR 2019). Exchanging the gradients of every step, as DistributedDataParallel does, takes two to three times as long as
+    a step of such a small network.
+
+    Attributes:
+        course: What has been trained.
+    """
+
+    def __init__(
+        self, trainer: PyTorchTrainer, network: ScaledNetwork, scaling: Scaling, data: TrainingData, threshold: float, peers: Peers
+    ) -> None:  # fmt: skip
         self._layers = network.layers.train()
         self._averaged = copy.deepcopy(network.layers).eval()
-        self._scaling = scaling
+        self._scaling, self._peers = scaling, peers
         self._device = network.feature_mean.device
         self._train, self._validation = (
             [torch.from_numpy(part).to(self._device) for part in scaling.apply(samples)]
             for samples in (data.train, data.validation)
         )
-        self.pace = Pace.of(len(data.train), trainer.parameters.network_batch)
-        self._order = torch.Generator().manual_seed(trainer.parameters.seed)
+        train, self._validated = (int(each) for each in peers.total([len(data.train), len(data.validation)]))
+        self._trained = train
+        self.pace = Pace.of(-(-train // peers.count), trainer.parameters.network_batch)
+        self._order = torch.Generator().manual_seed(trainer.parameters.seed + peers.index)
         self._optimizer = torch.optim.Adam(
             self._layers.parameters(),
             lr=learning_rate(trainer.parameters, network.hidden),
@@ -300,7 +327,10 @@ class _Epochs:
             fused=True,
         )
         self._steps = 0
-        self._loss = _loss(data.loss, huber_threshold(data.train.y) / scaling.target_scale)
+        self._loss = _loss(data.loss, threshold)
+        self.course: Course[dict[str, Tensor]] = Course()
+        if (kept := peers.kept()) is not None:
+            self._go_on(kept)
 
     def one(self) -> Epoch:
         """Go over all training samples in a new order, several times where they are few."""
@@ -310,7 +340,7 @@ class _Epochs:
         weights: list[Tensor] = list(self._layers.parameters())
         averaged: list[Tensor] = list(self._averaged.parameters())
         squares = 0.0
-        for xs, ys in zip(torch.split(x, self.pace.batch), torch.split(y, self.pace.batch), strict=True):
+        for xs, ys in zip(self._batches(x), self._batches(y), strict=True):
             self._optimizer.zero_grad()
             predicted = self._layers(xs)
             # The sum over what is trained side by side, so that each is trained as it would be alone.
@@ -318,16 +348,62 @@ class _Epochs:
             loss.backward()
             self._optimizer.step()
             self._steps += 1
+            if self._peers.count > 1 and self._steps % TOGETHER_EVERY == 0:
+                _take_mean(weights)
             with torch.no_grad():
                 torch._foreach_lerp_(averaged, weights, 1.0 - self.pace.averaging_at(self._steps))
             squares += float(nn.functional.mse_loss(predicted.detach().mean(dim=1, keepdim=True), ys)) * len(xs)
+        if self._peers.count > 1:
+            _take_mean([*weights, *averaged])
         with torch.inference_mode():
             predicted, truth = self._averaged(self._validation[0]), self._validation[1]
             error, lost = float(nn.functional.mse_loss(predicted, truth)), float(self._loss(predicted, truth))
-        return Epoch(self._scaling.rmse(squares / len(x)), self._scaling.rmse(error), lost)
+        if self._peers.count == 1:
+            return Epoch(self._scaling.rmse(squares / len(x)), self._scaling.rmse(error), lost)
+        squares, error, lost = self._peers.total([squares, error * len(truth), lost * len(truth)])
+        return Epoch(
+            self._scaling.rmse(squares / (self._trained * self.pace.passes)),
+            self._scaling.rmse(error / self._validated),
+            lost / self._validated,
+        )
+
+    def _batches(self, part: Tensor) -> tuple[Tensor, ...]:
+        """Cut an epoch's samples into steps: as many on every worker, though their shares differ a little."""
+        if self._peers.count == 1:
+            return torch.split(part, self.pace.batch)
+        return torch.tensor_split(part, self.pace.steps)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in self._averaged.state_dict().items()}
+
+    def state(self) -> bytes:
+        """Return what the training can go on from after this epoch."""
+        target = io.BytesIO()
+        kept = {
+            "layers": self._layers.state_dict(), "averaged": self._averaged.state_dict(),
+            "optimizer": self._optimizer.state_dict(), "steps": self._steps,
+            "course": {**vars(self.course), "history": [astuple(each) for each in self.course.history]},
+        }  # fmt: skip
+        torch.save(kept, target)
+        return target.getvalue()
+
+    def _go_on(self, state: bytes) -> None:
+        kept = torch.load(io.BytesIO(state), map_location=self._device, weights_only=True)
+        for part, name in ((self._layers, "layers"), (self._averaged, "averaged"), (self._optimizer, "optimizer")):
+            part.load_state_dict(kept[name])
+        self._steps = kept["steps"]
+        self.course = Course(**{**kept["course"], "history": [Progress(*each) for each in kept["course"]["history"]]})
+        self._order.manual_seed(self._order.initial_seed() + 1_000_003 * len(self.course.history))
+
+
+def _take_mean(tensors: list[Tensor]) -> None:
+    """Replace tensors by their mean over all workers."""
+    with torch.no_grad():
+        mean = torch.cat([each.reshape(-1) for each in tensors]).cpu()  # what gloo exchanges
+        distributed.all_reduce(mean)
+        mean /= distributed.get_world_size()
+        for tensor, part in zip(tensors, torch.split(mean, [each.numel() for each in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def chosen_device(asked: str) -> torch.device:

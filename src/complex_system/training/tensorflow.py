@@ -34,6 +34,7 @@ from complex_system.training.network import (
     train_epochs,
 )
 from complex_system.training.onnx import with_declared_names
+from complex_system.training.peers import ALONE, Peers
 
 HIDDEN = 32
 """Units of a hidden layer of a member."""
@@ -99,12 +100,14 @@ class TensorFlowTrainer(Trainer):
         del onnx, onnxruntime
 
     @override
-    def fit(self, data: TrainingData, on_progress: ProgressCallback) -> TensorFlowModel:
+    def fit(self, data: TrainingData, on_progress: ProgressCallback, peers: Peers = ALONE) -> TensorFlowModel:
+        assert peers.count == 1
         scaling = Scaling.of(data.train, data.loss)
         width, members = len(data.feature_names), members_for(len(data.train))
         core = _core(width, members, self.parameters.seed)
         epochs = _Epochs(self, core, scaling, data)
         course = train_epochs(self.parameters, epochs.one, epochs.weights, on_progress)
+        assert course.best_weights is not None
         core.set_weights(course.best_weights)
         about: dict[str, Parameter] = {
             "layers": f"{width}-{HIDDEN}-{HIDDEN}-1",

@@ -158,7 +158,7 @@ def describe_training(
     first, last = (float(known.min()), float(known.max())) if len(known) else (None, None)
     described = TrainingSet(
         dataset=dataset.name, pipeline_version=dataset.version, split=data.split, question=dataset.split.question, since=since,
-        after=after, train=len(data.train), validation=len(data.validation),
+        after=after, train=data.sizes[0], validation=data.sizes[1],
         calibration=0 if data.calibration is None else len(data.calibration), listed=listed is not None, first=first, last=last,
         digest=_digest(contents, listed), trainer=f"{kind.__module__}:{kind.__qualname__}",
         seed=trainer.parameters.seed if trainer else 0, settings=asdict(trainer.parameters) if trainer else {},

@@ -34,6 +34,7 @@ from complex_system.protocol.database import (
     ConflictMessage,
     ConflictsRequest,
     IngestCounts,
+    KeyRangesRequest,
     RecordCounts,
     Rejected,
     RejectedRequest,
@@ -248,6 +249,19 @@ class DatabaseService(DocumentSubjects):
         page = await self._stored(found)
         beside = [] if raw is None else beside_schema(self.dataset, raw).names
         return encode_within(page, self._page_bytes, [*columns, *beside])
+
+    @answers(database.GET_KEY_RANGES)
+    async def get_key_ranges(self, asked: KeyRangesRequest) -> list[str]:
+        """Return where the keys are to be cut for ranges with about as many processed records each."""
+        places = (await self._counts()).processed / asked.count
+        ends: list[str] = []
+        for place in range(1, asked.count):
+            steps = round(place * places) - round((place - 1) * places)
+            end = await self._stored(self.store.processed_key(ends[-1] if ends else None, steps))
+            if end is None:  # fewer records than ranges, or some have gone
+                break
+            ends.append(end)
+        return ends
 
     @answers(database.REJECT_RAW)
     async def reject(self, asked: RejectRequest) -> Rejected:

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -18,9 +18,6 @@ from complex_system.domain.dataset import Dataset
 from complex_system.domain.record_time import RecordTimes
 from complex_system.errors import (
     ComplexSystemError,
-    NobodyListensError,
-    ReplyTimeoutError,
-    StoreUnavailableError,
     TrackingRefusedError,
     TrackingUnavailableError,
     TrainingFailedError,
@@ -28,14 +25,18 @@ from complex_system.errors import (
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
 from complex_system.pipeline.onnx_graph import with_raw_onnx
+from complex_system.protocol.scores import Scores
 from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
+from complex_system.service_layer.training.pages import AWAY, FETCH_ATTEMPTS, LabelledPages
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
+from complex_system.training.cluster import ClusterParameters
 from complex_system.training.conformal import interval_files, set_apart
 from complex_system.training.cross_validation import FewRecords, Keyed, TrainerFit, out_of_fold
 from complex_system.training.data import SampleCollector, TrainingData
+from complex_system.training.distributed import Fitted, SharedFit, fit_on_cluster
 from complex_system.training.onnx import export_onnx
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
 from complex_system.training.split import Part
@@ -53,7 +54,6 @@ PROGRESS_PAUSE = 0.2
 """Seconds between two progress events, at least."""
 PROGRESS_REPEAT = 5.0
 """Seconds after which a stage without progress of its own is announced again."""
-FETCH_ATTEMPTS = 5
 CROSS_VALIDATING = "cross-validating"
 """Stage in which a step is a fold."""
 SEARCHING = "searching"
@@ -109,7 +109,10 @@ class TrainingJob:
     async def _train(self) -> tuple[LoggedModel, TrainingResult]:
         await self._service.set_state("working", "fetching data")
         await self._announce("fetching")
-        data = await self._timed("fetching", self._fetch())
+        pages = await self._retried(self._pages_of_workers)
+        if pages is not None:
+            return await self._trained_on_cluster(pages)
+        data = await self._timed("fetching", self._retried(self._fetched))
         trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
         # With many records the first model is trained without a search, so that it is there soon.
         if trainer.searches and (self._few is not None or self._service.has_trained):
@@ -119,14 +122,49 @@ class TrainingJob:
         await self._service.set_state("working", f"training on {len(data.train)} samples")
         started_at = datetime.now(UTC)
         model, onnx = await self._timed("training", self._fit(trainer, data))
-        if "device" in model.parameters:
-            log.info("Round %s: trained on %s", self.round, model.parameters["device"])
-        last = model.history[-1]
-        await self._announce("training", last)
+        await self._announce("training", model.history[-1])
         crossed = None
         if self._few is not None:
             await self._service.set_state("working", f"cross-validating with {len(self._few.groups)} records")
             crossed = await self._timed("cross_validation", self._cross_validated(trainer, data, self._few))
+        validation = score(data.validation.y, model.predicted_validation(data))
+        return await self._logged(trainer, tracker, data, model, onnx, validation, crossed, started_at)
+
+    async def _trained_on_cluster(self, pages: LabelledPages) -> tuple[LoggedModel, TrainingResult]:
+        """Have the workers of the cluster fetch and train; only a sample of the records comes here."""
+        trainer, tracker = await self._with_progress("fetching", self._timed("loading", self._service.tools()))
+        cluster = ClusterParameters.of(self._service.settings)
+        await self._service.set_state("working", f"training on the Ray cluster at {cluster.address}")
+        started_at, loop, first = datetime.now(UTC), asyncio.get_running_loop(), asyncio.Event()
+
+        def on_progress(progress: Progress) -> None:
+            loop.call_soon_threadsafe(first.set)
+            self._progress(progress, loop)
+
+        def work() -> tuple[TrainedModel, Fitted, bytes]:
+            shared = SharedFit(trainer, self._dataset, pages, RAW_SAMPLE)
+            model, fitted = fit_on_cluster(cluster, shared, on_progress)
+            return model, fitted, export_onnx(model, fitted.data.validation.x, fitted.data.validation.y)
+
+        fitting = asyncio.ensure_future(self._timed("training", self._service.worker.run(work)))
+        begun = asyncio.ensure_future(first.wait())
+        await self._with_progress("fetching", asyncio.wait({fitting, begun}, return_when=asyncio.FIRST_COMPLETED))
+        begun.cancel()
+        model, fitted, onnx = await fitting
+        await self._announce("training", model.history[-1])
+        self._keys, self._labelled = fitted.keys, fitted.labelled
+        for message in fitted.messages:
+            log.warning("Round %s: %s", self.round, message)
+        return await self._logged(trainer, tracker, fitted.data, model, onnx, fitted.validation, None, started_at)
+
+    async def _logged(
+        self, trainer: Trainer, tracker: Tracker, data: TrainingData, model: TrainedModel, onnx: bytes, validation: Scores,
+        crossed: OutOfFold | None, started_at: datetime,
+    ) -> tuple[LoggedModel, TrainingResult]:  # fmt: skip
+        """Describe, keep, log and register a model."""
+        if "device" in model.parameters:
+            log.info("Round %s: trained on %s", self.round, model.parameters["device"])
+        last = model.history[-1]
         description = training_description(DatabaseClient(self._service), self._dataset, data, self._keys, self._labelled)
         reference, files = await self._timed("reference", description)
         intervals = partial(interval_files, self._dataset, model.predict, data, crossed)
@@ -143,7 +181,7 @@ class TrainingJob:
             data=data,
             model=model,
             onnx_model=onnx,
-            validation=score(data.validation.y, model.predicted_validation(data)),
+            validation=validation,
             started_at=started_at,
             trained_at=datetime.now(UTC),
             timings=dict(self._timings),
@@ -161,19 +199,32 @@ class TrainingJob:
             await self._service.worker.run(partial(self._service.outbox.remove, kept))
         return logged, result
 
-    async def _fetch(self) -> TrainingData:
-        """Fetch the labelled records of the present pipeline version; try again while the database is away."""
+    async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Ask the database; try again while it is away."""
         for attempt in range(1, FETCH_ATTEMPTS + 1):
             try:
-                return await self._fetched()
-            except (NobodyListensError, ReplyTimeoutError, StoreUnavailableError) as error:
+                return await work()
+            except AWAY as error:
                 if attempt == FETCH_ATTEMPTS:
                     raise
                 await self._service.set_state("waiting", f"the database: {error.message}")
                 await asyncio.sleep(0.25 * 2**attempt)
         raise AssertionError("unreachable")
 
+    async def _pages_of_workers(self) -> LabelledPages | None:
+        """Return what the workers of the cluster fetch; None where this service trains itself."""
+        settings, asked, dataset = self._service.settings, self._request, self._dataset
+        if not settings.ray_address or asked.since is not None or asked.after is not None or dataset.split.by != "key":
+            return None
+        database = DatabaseClient(self._service)
+        if (await database.counts()).labelled < self._service.shared_from:
+            return None
+        collector = SampleCollector(dataset, [], timed=True)
+        name = type(self._service).service_name()
+        return await LabelledPages.of(database, settings, name, dataset.version, collector.columns, collector.raw)
+
     async def _fetched(self) -> TrainingData:
+        """Fetch the labelled records of the present pipeline version."""
         since = self._request.since
         collector = SampleCollector(
             self._dataset, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True, listed=MAX_LISTED
@@ -213,18 +264,19 @@ class TrainingJob:
     async def _fit(self, trainer: Trainer, data: TrainingData) -> tuple[TrainedModel, bytes]:
         loop = asyncio.get_running_loop()
 
-        def on_progress(progress: Progress) -> None:
-            self._look()
-            now = time.monotonic()
-            if now - self._announced >= PROGRESS_PAUSE:
-                self._announced = now
-                asyncio.run_coroutine_threadsafe(self._announce("training", progress), loop)
-
         def work() -> tuple[TrainedModel, bytes]:
-            model = trainer.fit(data, on_progress)
+            model = trainer.fit(data, lambda progress: self._progress(progress, loop))
             return model, export_onnx(model, data.validation.x, data.validation.y)
 
         return await self._service.worker.run(work)
+
+    def _progress(self, progress: Progress, loop: asyncio.AbstractEventLoop) -> None:
+        """Announce a step of the training, in the worker thread."""
+        self._look()
+        now = time.monotonic()
+        if now - self._announced >= PROGRESS_PAUSE:
+            self._announced = now
+            asyncio.run_coroutine_threadsafe(self._announce("training", progress), loop)
 
     async def _cross_validated(self, trainer: Trainer, data: TrainingData, few: Keyed) -> OutOfFold | None:
         """Train anew without each fold; this does not change the model that is registered."""
@@ -298,7 +350,7 @@ async def training_description(
         labelled: Labelled records that the parts were made of.
     """
     raw: pa.Table | None = None
-    density = density_of(dataset, len(data.train), labelled)
+    density = density_of(dataset, data.sizes[0], labelled)
     try:
         density *= (await database.counts()).labelled_share
         raw = await database.raw_by_keys(keys)

@@ -60,6 +60,9 @@ class TrainerService(SystemService):
     """Name of this trainer in rounds and registered models."""
     framework: ClassVar[str]
     """``lightgbm``, ``pytorch`` or ``tensorflow``."""
+    shared_from: ClassVar[int] = 150_000
+    """Labelled records from which the workers of a cluster, where one is set, fetch them and share the fit. So many need neither a
+    search nor a cross-validation, and LightGBM does not train again on both parts."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

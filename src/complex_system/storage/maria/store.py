@@ -222,6 +222,13 @@ class MariaDataStore(DataStore):
         return await self._connections.run(read)
 
     @override
+    async def processed_key(self, after: str | None, places: int) -> str | None:
+        if places < 1:
+            return after
+        found = await self._connections.select(self._sql.select_processed_key, (after or "", places - 1))
+        return str(found[0][0]) if found else None
+
+    @override
     async def processed_page(self, page: int, page_size: int) -> list[Record]:
         names = self.dataset.processed_names[1:]
 

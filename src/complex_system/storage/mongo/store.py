@@ -251,6 +251,15 @@ class MongoDataStore(DataStore):
         return await asyncio.to_thread(self._processed.page_of, found, columns, limit, raw, beside)
 
     @override
+    async def processed_key(self, after: str | None, places: int) -> str | None:
+        if places < 1:
+            return after
+        collection, query = self._collections.processed, {ID: {"$gt": after or ""}}
+        with self._connection.translated():
+            found = await self._queries.find(collection, query, [ID], 1, places - 1)
+        return str(found[0][ID]) if found else None
+
+    @override
     async def processed_page(self, page: int, page_size: int) -> list[Record]:
         with self._connection.translated():
             return await self._processed.numbered(page, page_size)

@@ -1,0 +1,106 @@
+"""The labelled records of a training, fetched by a worker of a cluster: its share of them, by key, through the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from complex_system.background import started
+from complex_system.domain.columns import ID
+from complex_system.errors import NobodyListensError, ReplyTimeoutError, StoreUnavailableError
+from complex_system.messaging.clients import DatabaseClient, SystemClient
+from complex_system.settings import Settings
+
+FETCH_ATTEMPTS = 5
+AWAY = (NobodyListensError, ReplyTimeoutError, StoreUnavailableError)
+"""Errors of a database that may be back soon."""
+_RANGES_A_WORKER = 4
+"""Ranges of keys for each worker, so that fewer workers can take the ranges of one that was lost."""
+_AHEAD = 2
+"""Pages that wait for the worker."""
+_BROKER = ("nats_host", "nats_port", "nats_user", "nats_password", "nats_tls_ca", "request_timeout", "reconnect_timeout")
+
+KeyRange = tuple[str | None, str | None]
+"""Behind the first key, up to the second; None for no limit."""
+
+
+@dataclass(frozen=True)
+class LabelledPages:
+    """Fetches labelled processed records. It pickles, with the user of the service that made it and no other secret.
+
+    Attributes:
+        settings: The broker.
+        name: Of who asks.
+        version: The pipeline version.
+        columns: Columns of the pages.
+        raw: Raw columns beside, or None.
+        ranges: All ranges of keys.
+    """
+
+    settings: Settings
+    name: str
+    version: str
+    columns: list[str]
+    raw: list[str] | None
+    ranges: list[KeyRange]
+
+    @classmethod
+    async def of(
+        cls, client: DatabaseClient, settings: Settings, name: str, version: str, columns: list[str], raw: list[str] | None
+    ) -> LabelledPages:  # fmt: skip
+        """Ask where the keys are to be cut for the workers of ``settings``."""
+        ranges = await client.key_ranges(settings.ray_workers * _RANGES_A_WORKER)
+        broker = Settings.construct(**{field: getattr(settings, field) for field in _BROKER})
+        return cls(broker, name, version, columns, raw, ranges)
+
+    def __call__(self, index: int, count: int) -> Iterator[pa.Table]:
+        """Yield the pages of one of so many workers; the next ones are fetched meanwhile, in a thread."""
+        pages: queue.Queue[pa.Table | None] = queue.Queue(_AHEAD)
+        mine = self.ranges[index * len(self.ranges) // count : (index + 1) * len(self.ranges) // count]
+
+        def fetch() -> None:
+            try:
+                asyncio.run(self._fetch(mine, pages))
+            finally:
+                pages.put(None)
+
+        fetching = started(fetch, "pages")
+        while (page := pages.get()) is not None:
+            yield page
+        fetching.result()
+
+    async def _fetch(self, ranges: list[KeyRange], pages: queue.Queue[pa.Table | None]) -> None:
+        async with await SystemClient.open(self.settings, self.name) as client:
+            database = DatabaseClient(client)
+            for low, high in ranges:
+                async for table in self._range(database, low, high):
+                    await asyncio.to_thread(pages.put, table)
+
+    async def _range(self, database: DatabaseClient, low: str | None, high: str | None) -> AsyncIterator[pa.Table]:
+        """Yield the pages of a range; where the database is away, ask again from the last one on."""
+        attempt = 0
+        while True:
+            found = database.processed_pages(self.columns, labelled=True, version=self.version, start=low, raw=self.raw)
+            try:
+                async with aclosing(found) as walk:  # type: ignore[type-var]
+                    async for page in walk:
+                        attempt = 0
+                        inside = page.table
+                        if high is not None:
+                            inside = inside.filter(pc.less_equal(inside.column(ID).cast(pa.string()), high))
+                        yield inside
+                        if page.next is None or inside.num_rows < page.table.num_rows or page.next == high:
+                            return
+                        low = page.next
+                return
+            except AWAY:
+                attempt += 1
+                if attempt == FETCH_ATTEMPTS:
+                    raise
+                await asyncio.sleep(0.25 * 2**attempt)
