@@ -12,7 +12,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv system-packages demo test test-long fresh-machine compat bench lint format types imports check clean
+.PHONY: help install venv system-packages demo dev test test-long fresh-machine compat bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -76,6 +76,10 @@ system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Pyth
 
 demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="--records 100000"]
 	@exec $(BIN)/fiot run $(DEPLOYMENT) $(if $(ONCE),--once) $(ARGS)
+
+SERVICE ?= ml_serving_mlflow
+dev: install  ## Run the system, and one service again whenever its code changes: make dev [SERVICE=data_processing] [DEPLOYMENT=maria]
+	@exec $(BIN)/fiot run $(DEPLOYMENT) --reload $(SERVICE) $(ARGS)
 
 WORKERS ?= 2
 test: install $(CLIENTS_STAMP)  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]

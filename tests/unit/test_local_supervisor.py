@@ -258,3 +258,36 @@ def test_a_server_says_by_its_log_that_it_must_be_started_again(tmp_path: Path, 
     assert server.needs_restart()
     server.make_ready()  # what it said before its restart does not count
     assert not server.needs_restart()
+
+
+async def test_a_service_that_is_being_written_is_started_again_when_its_code_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("complex_system.local.supervisor.BROKEN_POLL", 0.05)
+    monkeypatch.setattr("complex_system.local.supervisor.FIRST_PAUSE", 0.01)
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "own_services"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    code = package / "worker.py"
+    code.write_text(SLEEPS)
+    services = (PlannedService("worker", "own_services.worker", {"PYTHONPATH": str(tmp_path)}),)
+    state = RunState("here", services={"worker": Process("worker")})
+    process, told = state.services["worker"], list[str]()
+    state.on_note.append(told.append)
+    supervisor = Supervisor(Plan("here", tmp_path, (), (), services, Settings(), Dataset.load()), state, reload="worker")
+    supervisor.start()
+    try:
+        first = await eventually(lambda: process.pid)
+
+        def changed() -> bool:  # an editor writes again and again; the first time may be before the first look
+            code.write_text(f"{SLEEPS}\n# {len(told)}")
+            return process.restarts > 0 and process.pid not in (None, first)
+
+        await eventually(changed)
+        assert "worker: its code has changed" in told
+        code.write_text("not Python")
+        await eventually(lambda: process.restarts > 6)
+        assert not supervisor.failure.done()
+    finally:
+        await supervisor.stop()

@@ -54,6 +54,7 @@ def run(
     ] = None,
     data: Annotated[str, typer.Option(help="Run on this file of records, or on a data set that ships: lab, films.")] = "",
     target: Annotated[str, typer.Option(help="Column of --data to predict; the last numeric column by default.")] = "",
+    reload: Annotated[str, typer.Option(help="Start this service again whenever its code or the library's changes.")] = "",
 ) -> None:
     """Run a deployment on this machine, without Docker, until Ctrl-C.
 
@@ -73,6 +74,7 @@ def run(
         scenario=scenario,
         data=data,
         target=target,
+        reload=reload,
         variables={name: str(value) for name, value in variables.items() if value is not None},
     )
     root = Path(ProjectContext.default.project_root_dir)

@@ -57,6 +57,7 @@ class RunOptions:
         scenario: What happens to the lab after the first champion; None for nothing.
         data: A file of records, or a data set that ships; empty for the deployment's own.
         target: Column of ``data`` to predict; empty for the default.
+        reload: A service that starts again when its code changes; empty for none.
         variables: Variables for the services, which take precedence over the deployment's ``.env``.
     """
 
@@ -68,6 +69,7 @@ class RunOptions:
     scenario: str | None = None
     data: str = ""
     target: str = ""
+    reload: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,6 +106,9 @@ def run_deployment(deployment: Deployment, root: Path, options: RunOptions, say:
             plan = _with_plant(plan, int(variables[PlantServer.port_variable]))
         if any(isinstance(server, MlflowServer) for server in plan.servers):
             install_server(say)
+        if options.reload and not plan.has(options.reload):
+            names = ", ".join(service.name for service in plan.services)
+            raise StartError(f"There is no service '{options.reload}' to reload; this deployment has {names}.")
         client_file = directory / CLIENT_FILE
         client_file.unlink(missing_ok=True)
         try:
@@ -166,7 +171,7 @@ class Run:
             display.say(f"Users and passwords for programs of your own: {self._plan.directory / CLIENT_FILE}")
             if link := self._plan.login_link():
                 display.say(f"Log your browser in at the page when it is ready, once: {link}")
-        supervisor = Supervisor(self._plan, self.state)
+        supervisor = Supervisor(self._plan, self.state, self._options.reload)
         self._catch_signals(supervisor)
         self.state.note(f"{self._plan.deployment}: data and logs in {self._plan.directory}")
         if self._left:

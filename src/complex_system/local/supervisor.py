@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from complex_system.errors import StartError
 from complex_system.local.logs import is_nearly_full, rotate
@@ -48,8 +50,9 @@ class _Supervised:
 class Supervisor:
     """The child processes of one run."""
 
-    def __init__(self, plan: Plan, state: RunState) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, state: RunState, reload: str = "") -> None:
+        """Prepare the children; ``reload`` names a service that starts again when its code changes."""
+        self._plan, self._reload = plan, reload
         self._state = state
         self._servers = {server.name: _Supervised(state.infrastructure[server.name]) for server in plan.servers}
         self._services = {service.name: _Supervised(state.services[service.name]) for service in plan.services}
@@ -83,6 +86,8 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for group in (self._services, self._servers):
             await self._stop_all(list(group.values()))
+        for server in self._plan.servers:
+            await asyncio.to_thread(server.stop)  # what it leaves beside its processes
 
     def kill(self) -> None:
         """Kill everything without waiting."""
@@ -109,8 +114,9 @@ class Supervisor:
         async def ready() -> bool:
             return await asyncio.to_thread(server.is_ready)
 
-        async def broken() -> bool:
-            return await asyncio.to_thread(server.needs_restart)
+        async def broken() -> str:
+            wanted = await asyncio.to_thread(server.needs_restart)
+            return "could not write, and there is room again: starting it again" if wanted else ""
 
         if before := self._state.infrastructure.get(server.after):
             await self._pause(server.patience, unless=lambda: before.ready)
@@ -123,8 +129,16 @@ class Supervisor:
             child.start()
             return child
 
+        seen = 0.0
+
+        async def changed() -> str:
+            nonlocal seen
+            newest = await asyncio.to_thread(_newest_code, service.module)
+            before, seen = seen, newest
+            return "its code has changed" if before and newest > before else ""
+
         await self._pause(service.delay, unless=self._mlflow_is_ready)
-        await self._keep(kept, start, None)
+        await self._keep(kept, start, None, changed if service.name == self._reload else None)
 
     async def _watch_external(self, server: ExternalServer) -> None:
         process = self._state.infrastructure[server.name]
@@ -147,7 +161,7 @@ class Supervisor:
         kept: _Supervised,
         start: Callable[[], Awaitable[Child]],
         ready: Callable[[], Awaitable[bool]] | None,
-        broken: Callable[[], Awaitable[bool]] | None = None,
+        broken: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         """Start a child again whenever it dies, until the run stops.
 
@@ -155,7 +169,7 @@ class Supervisor:
             kept: The process.
             start: Starts a child.
             ready: Checks whether it is ready; None for a service, whose heartbeat says so.
-            broken: Checks whether it must be started again although it runs.
+            broken: Says why it must be started again although it runs, or nothing.
         """
         process, pause = kept.process, FIRST_PAUSE
         while not self._stopping:
@@ -175,10 +189,10 @@ class Supervisor:
             process.pid = kept.child.pid
             looked = began
             while kept.child.alive and not self._stopping:
-                if broken is not None and kept.was_ready and time.monotonic() - looked > BROKEN_POLL:
+                if broken is not None and (kept.was_ready or ready is None) and time.monotonic() - looked > BROKEN_POLL:
                     looked = time.monotonic()
-                    if await broken():
-                        self._state.note(f"{process.name}: could not write, and there is room again: starting it again")
+                    if why := await broken():
+                        self._state.note(f"{process.name}: {why}")
                         await asyncio.to_thread(kept.child.stop)
                         break
                 if ready is not None and not kept.was_ready and await ready():
@@ -203,6 +217,8 @@ class Supervisor:
 
     def _gives_up(self, kept: _Supervised, child: Child, ending: str) -> bool:
         """End the run if a process died too often without having been ready. On a full disk it is tried until there is room."""
+        if kept.process.name == self._reload:  # somebody is writing its code
+            return False
         kept.failed_starts = 0 if kept.was_ready or self._disk_is_full() else kept.failed_starts + 1
         if kept.failed_starts < MAX_FAILED_STARTS:
             return False
@@ -253,6 +269,22 @@ class Supervisor:
         for process, _ in children:
             self._state.set_process(process, "stopped")
             process.pid = None
+
+
+def _newest_code(module: str) -> float:
+    """Return when a file of the library or of a service's package was changed last, in seconds since 1970."""
+    names = {"complex_system", module.partition(".")[0]}
+    folders = [
+        place
+        for name in names
+        if (spec := importlib.util.find_spec(name))
+        for place in spec.submodule_search_locations or ()
+    ]
+    times = [0.0]
+    for path in (path for folder in folders for path in Path(folder).rglob("*.py")):
+        with contextlib.suppress(OSError):  # an editor replaces it at this moment
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def _ending(child: Child) -> str:

@@ -63,6 +63,8 @@ class RayNode(Server):
     @override
     def stop(self) -> None:
         super().stop()
+        for sockets in self.directory.glob("session_2*/sockets"):
+            shutil.rmtree(sockets, ignore_errors=True)
         if self._folder != self.directory:
             with suppress(OSError):
                 self._folder.unlink()
@@ -102,7 +104,7 @@ class RayHead(RayNode):
 
     @override
     def secrets(self) -> dict[str, str]:
-        return {**self.token, "RAY_START_HOOK": f"{__name__}.stay_on_loopback"}
+        return {**self.token, "RAY_START_HOOK": f"{__name__}.prepare_node"}
 
     @override
     def is_ready(self) -> bool:
@@ -151,14 +153,16 @@ def ray_cluster(directory: Path, log_dir: Path, workers: int) -> tuple[RayHead, 
     return head, (head, *(RayWorker(directory / f"ray-{each}", log_dir, head=head, number=each) for each in numbers))
 
 
-def stay_on_loopback(parameters: Any, head: bool) -> None:
-    """Keep a node that starts on 127.0.0.1: on Linux Ray would take the machine's address on the network instead, and listen there.
+def prepare_node(parameters: Any, head: bool) -> None:
+    """Make a node small and private; ``ray start`` calls what ``RAY_START_HOOK`` names before it starts anything.
 
-    ``ray start`` calls what ``RAY_START_HOOK`` names before it starts anything.
+    On Linux Ray would take the machine's address on the network where 127.0.0.1 is asked for, and listen there. And it would start
+    what belongs to the dashboard wherever its packages happen to be installed.
     """
-    from ray._private import services
+    from ray._private import services, utils
 
     services.resolve_ip_for_localhost = lambda host: host
+    utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
     parameters.node_ip_address = HOST
     parameters.ray_client_server_port = None  # for drivers that are no node, of which there are none
 
