@@ -49,11 +49,11 @@ BINARY_NOTE = (
 STEPS_NOTE = (
     "Microseconds of processor time of each step in this process, one after the other, thousands of times, so with warm "
     "caches; in a server that waits for the next call between two of them, each takes two to four times as long. "
-    "`ServerLive`, above, is what `grpc.aio` costs beside them. Servers without asyncio are no way out: on a quieter "
-    "machine a call that does nothing took 0.295 ms with `grpc.aio` on uvloop, 0.334 ms on asyncio's own loop, 0.269 ms in "
-    "gRPC's thread pool, and 0.348 ms in the pool with the work handed to the event loop, where the engine lives. Messages "
-    "are not the cost either: with raw contents protobuf makes no object of a value, and decoding and encoding take the "
-    "share that is shown here."
+    "`ServerLive`, above, is what `grpc.aio` costs beside them. Servers without asyncio are no way out: in one run, beside "
+    "other work, a call that does nothing took 0.295 ms with `grpc.aio` on uvloop, 0.334 ms on asyncio's own loop, 0.269 ms "
+    "in gRPC's thread pool, and 0.348 ms in the pool with the work handed to the event loop, where the engine lives. "
+    "Messages are not the cost either: with raw contents protobuf makes no object of a value, and decoding and encoding "
+    "take the share that is shown here."
 )
 MODEL_NOTE = (
     f"{ROWS:,} ready-made rows, processor milliseconds and the clock, one thread unless it says otherwise. The ONNX model is one tree "
