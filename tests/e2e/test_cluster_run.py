@@ -30,7 +30,7 @@ def listening_beyond_loopback(run: FiotRun) -> set[str]:
 def test_a_round_trains_on_the_cluster_of_the_run_and_nothing_stays_behind(tmp_path: Path) -> None:
     # So few records are searched on and cross-validated in the first training already.
     variables = {"COMPLEX_SYSTEM_TRAINERS": "lightgbm", "COMPLEX_SYSTEM_LIGHTGBM_TRIALS": "8"}
-    with fiot_run(tmp_path, "mongo", "--cluster", "2", "--data", "films", **variables) as run:
+    with fiot_run(tmp_path, "mongo", "--cluster", "2", "--data", "films", "--target", "Ausformung", **variables) as run:
         log = run.directory / "logs" / "ml_lightgbm_regression_mlflow.log"
         said = re.compile(r"Connected to Ray at 127\.0\.0\.1:\d+: (\d) nodes")
         run.eventually(lambda: log.is_file() and said.search(log.read_text()), 400)
