@@ -27,6 +27,8 @@ NOTE = (
     "no number of free cores brings the time. Results are equal in all of them."
 )
 OWN = "in the service"
+QUICK, FULL = (150, 1), (400, 3)
+"""Records and rounds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Measured:
 
 def measure(*, quick: bool) -> Iterator[Table]:
     """A table a task."""
-    records, rounds = (150, 1) if quick else (400, 3)
+    records, rounds = QUICK if quick else FULL
     with _clusters(1, 2) as clusters:
         for what, trainer, task in _tasks(records, quick=quick):
             trainer.prepare()

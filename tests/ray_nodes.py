@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,25 @@ class Nodes:
     def use(self, workers: int, **resources: int) -> None:
         """Start or end nodes until there are so many; new ones have those resources, too."""
         while len(self.workers) < workers:
-            self.workers.append(self._cluster.add_node(num_cpus=1, wait=False, **resources))
+            self.workers.append(added(self._cluster, num_cpus=1, **resources))
         while len(self.workers) > workers:
             self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
         self._cluster.wait_for_nodes()
 
+    def kill_head(self) -> None:
+        self._cluster.head_node.kill_gcs_server()
+
     def kill(self) -> None:
         """Kill the node that was started last, with its worker."""
         self._cluster.remove_node(self.workers.pop(), allow_graceful=False)
+
+
+def added(cluster: Any, **options: Any) -> Any:
+    """Add a node, the head first. Ray gives it 30 s, which may not be enough on a busy machine."""
+    for _ in range(4):
+        with suppress(Exception):
+            return cluster.add_node(wait=False, **options)
+    return cluster.add_node(wait=False, **options)
 
 
 @contextmanager
@@ -63,7 +74,8 @@ def ray_nodes() -> Iterator[Nodes]:
 
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(map(str, FOLDERS))
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster = Cluster()
+        added(cluster, num_cpus=0, include_dashboard=False)
         try:
             yield Nodes(cluster)
         finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from complex_system.errors import ClusterUnavailableError
 from complex_system.training.cluster import RayExecutor
 from complex_system.training.cross_validation import TrainerFit, out_of_fold
 from complex_system.training.executor import SEQUENTIAL, Executor, never
@@ -154,3 +155,18 @@ class TestRay(ExecutorContract):
         executor.close()
         assert len(noted.begun) > len({item for item, _ in noted.begun})  # what the worker had begun was begun again
         np.testing.assert_array_equal(found.predictions, out_of_fold(fit, few).predictions)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_head_that_is_lost_ends_the_tasks_and_not_the_process(tmp_path: Path) -> None:
+    with ray_nodes() as nodes:
+        nodes.use(1)
+        executor = RayExecutor(nodes.parameters, LightGBMTrainer().prepare)
+        with executor.tasks(Noted(tmp_path)) as run, ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(next, run(range(3), never))
+            wait_for(lambda: Noted(tmp_path).begun, 120)
+            nodes.kill_head()
+            with pytest.raises(ClusterUnavailableError, match="head of the Ray cluster at .* is lost"):
+                waiting.result(60)
+        executor.close()

@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +40,8 @@ _OBJECT_STORE = 512 * 1024 * 1024
 """Bytes of shared memory that the node of a driver may use; more is written to its folder."""
 _NODE_SECONDS, _STOP_SECONDS = 90.0, 10.0
 """How long the node of a driver may take to start, and to stop."""
-_LONG = 300
-"""Such pauses for one task, after which the log says so."""
+_HEAD_PAUSE, _HEAD_SECONDS = 5.0, 25.0
+"""Seconds between two looks at whether the head still answers, and for how long it may not."""
 _CONNECT_SECONDS = 10.0
 """How long a head that answers may take to accept a connection."""
 
@@ -93,6 +92,8 @@ def imported() -> Any:
         ClusterUnavailableError: Ray is not installed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray would end this process when the head has not answered for a minute; HeadWatch ends the training instead.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
     # Ray would set CUDA_VISIBLE_DEVICES to nothing in workers without GPUs, and says in a warning that it stops doing so.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray 2.55 is the last with pydantic 1, which FastIoT needs; it says so at every connection.
@@ -222,6 +223,31 @@ def _own_node(address: str) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class HeadWatch:
+    """Notices that the head is lost; Ray itself would end this process after a minute, or wait without end."""
+
+    def __init__(self, cluster: ClusterParameters) -> None:
+        self._address = cluster.address
+        self._answered = self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Look now and then; to be called often.
+
+        Raises:
+            ClusterUnavailableError: The head has not answered for a while.
+        """
+        now = time.monotonic()
+        if now - self._looked < _HEAD_PAUSE:
+            return
+        self._looked = now
+        try:
+            _wait_for(self._address, 0.0)
+            self._answered = now
+        except ClusterUnavailableError:
+            if now - self._answered > _HEAD_SECONDS:
+                raise ClusterUnavailableError(f"The head of the Ray cluster at {self._address} is lost") from None
+
+
 class RayExecutor(Executor):
     """Spreads tasks over the cluster, one CPU each: a fit of a search or of a fold has one thread, wherever it runs.
 
@@ -249,6 +275,7 @@ class RayExecutor(Executor):
         remote = ray.remote(**self._options, max_retries=_RETRIES)(_carry_out)
         work = ray.put((self._prepare, function))
         begun: set[Any] = set()
+        head = HeadWatch(self._cluster)
 
         def run(items: Iterable[T], look: Look) -> Generator[R, None, None]:
             waiting = [remote.remote(work, item) for item in items]
@@ -259,12 +286,9 @@ class RayExecutor(Executor):
             try:
                 for each in waiting:
                     look()
-                    for pauses in count():
-                        if ray.wait([each], timeout=_LOOK_PAUSE)[0]:
-                            break
+                    while not ray.wait([each], timeout=_LOOK_PAUSE)[0]:
                         look()
-                        if pauses == _LONG:
-                            _note_waiting(ray)
+                        head.look()
                     begun.remove(each)
                     yield _result(ray, each)
             finally:
@@ -283,14 +307,6 @@ class RayExecutor(Executor):
     @override
     def close(self) -> None:
         self._connection.close()
-
-
-def _note_waiting(ray: Any) -> None:
-    free, total = ray.available_resources(), ray.cluster_resources()
-    log.warning(
-        "A task has waited for the Ray cluster, or run there, for %g s; %g of %g CPUs and %g of %g GPUs are free",
-        _LONG * _LOOK_PAUSE, free.get("CPU", 0), total.get("CPU", 0), free.get("GPU", 0), total.get("GPU", 0),
-    )  # fmt: skip
 
 
 def _result(ray: Any, task: Any) -> Any:

@@ -26,7 +26,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, TrainingFailedError
 from complex_system.protocol.scores import Scores
 from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer
-from complex_system.training.cluster import ClusterParameters, connected
+from complex_system.training.cluster import ClusterParameters, HeadWatch, connected
 from complex_system.training.conformal import set_apart_by_content
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.peers import Peers
@@ -212,7 +212,7 @@ def fit_on_cluster(
         desk = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(_Desk).remote()
         running = started(lambda: _run(cluster, work, workers, desk, folder), "cluster-fit")
         try:
-            _follow(ray, desk, running, on_progress)
+            _follow(ray, desk, running, on_progress, HeadWatch(cluster))
         except BaseException:
             ray.get(desk.give_up.remote(TrainingFailedError("The training was cancelled.")))
             raise
@@ -228,10 +228,11 @@ def fit_on_cluster(
     return model, fitted
 
 
-def _follow(ray: Any, desk: Any, running: Future[None], on_progress: ProgressCallback) -> None:
+def _follow(ray: Any, desk: Any, running: Future[None], on_progress: ProgressCallback, head: HeadWatch) -> None:
     """Tell of the progress until the training has ended."""
     seen = None
     while not running.done():
+        head.look()
         progress = ray.get(desk.progress.remote())
         if progress is not None and progress != seen:
             seen = progress
