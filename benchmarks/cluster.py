@@ -117,7 +117,7 @@ def by_two(framework: str, count: int) -> dict[str, Any]:
     ray = imported()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
     work = SharedFit(Measured(framework), DATASET, SyntheticPages(count), 1000)
-    model, fitted = fit_on_cluster(ClusterParameters("here", 2), work, lambda _: None)
+    model, fitted = fit_on_cluster(ClusterParameters(ray.get_runtime_context().gcs_address, 2), work, lambda _: None)
     ray.shutdown()
     return _told(model, fitted.validation.rmse)
 
