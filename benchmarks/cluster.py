@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.run import main
 from benchmarks.tables import Bar, Table
 from complex_system.domain.columns import ARRIVED, ID
 from complex_system.training.base import ProgressCallback, TrainedModel, Trainer, TrainingParameters
+from complex_system.training.data import TrainingData
 from complex_system.training.distributed import SharedFit, _read, fit_on_cluster
 from complex_system.training.peers import ALONE, Peers
 
@@ -60,38 +62,48 @@ class SyntheticPages:
             yield pa.table({name: columns[name] for name in (*DATASET.processed_names, ARRIVED)})
 
 
-def measured(trainer: Trainer) -> Trainer:
+class Measured(Trainer):
     """A trainer whose models have, as a parameter, what each worker needed: seconds, processor seconds, bytes."""
-    fit = type(trainer).fit
 
-    class Measured(type(trainer)):  # type: ignore[misc]
-        def fit(self, data: Any, on_progress: ProgressCallback, peers: Peers = ALONE) -> TrainedModel:
-            model = fit(self, data, on_progress, peers)
-            began, processor, memory = _began
-            peak = (
-                int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
-                * 1024
-            )
-            mine = (time.perf_counter() - began, time.process_time() - processor, peak - memory)
-            model.parameters = {**model.parameters, "measured": json.dumps(peers.gather(mine))}
-            return model
+    framework = ""
+    distributes = True
 
-    Measured.__qualname__ = f"Measured{trainer.framework}"
-    return Measured(trainer.parameters)
+    def __init__(self, framework: str) -> None:
+        super().__init__(PARAMETERS[framework])
+        self.framework = framework  # type: ignore[misc]
 
+    @cached_property
+    def _trainer(self) -> Trainer:
+        kind: Any
+        if self.framework == "lightgbm":
+            from complex_system.training.lightgbm import LightGBMTrainer as kind
+        else:
+            from complex_system.training.pytorch import PyTorchTrainer as kind
+        made: Trainer = kind(self.parameters)
+        return made
 
-def new_trainer(framework: str) -> Trainer:
-    kind: Any
-    if framework == "lightgbm":
-        from complex_system.training.lightgbm import LightGBMTrainer as kind
-    else:
-        from complex_system.training.pytorch import PyTorchTrainer as kind
-    return measured(kind(PARAMETERS[framework]))
+    def prepare(self) -> None:
+        self._trainer.prepare()
+
+    def fit(self, data: TrainingData, on_progress: ProgressCallback, peers: Peers = ALONE) -> TrainedModel:
+        model = self._trainer.fit(data, on_progress, peers)
+        began, processor, memory = _began
+        status = Path("/proc/self/status").read_text().splitlines()
+        peak = int(next(line for line in status if "VmHWM" in line).split()[1]) * 1024
+        mine = (time.perf_counter() - began, time.process_time() - processor, peak - memory)
+        model.parameters = {**model.parameters, "measured": json.dumps(peers.gather(mine))}
+        return model
+
+    def restored(self, *saved: Any) -> TrainedModel:
+        return self._trainer.restored(*saved)
+
+    def __reduce__(self) -> Any:
+        return Measured, (self.framework,)
 
 
 def by_one(framework: str, count: int) -> dict[str, Any]:
     """A fit in this process."""
-    work = SharedFit(new_trainer(framework), DATASET, SyntheticPages(count), 1000)
+    work = SharedFit(Measured(framework), DATASET, SyntheticPages(count), 1000)
     work.trainer.prepare()
     data, *_ = _read(work, ALONE)
     model = work.trainer.fit(data, lambda _: None)
@@ -100,16 +112,12 @@ def by_one(framework: str, count: int) -> dict[str, Any]:
 
 def by_two(framework: str, count: int) -> dict[str, Any]:
     """A fit of two workers of a cluster that is started for it."""
-    import cloudpickle
-
     from complex_system.training.cluster import ClusterParameters, imported
 
     ray = imported()
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
-    work = SharedFit(new_trainer(framework), DATASET, SyntheticPages(count), 1000)
-    model, fitted = fit_on_cluster(ClusterParameters("here", 2), work, lambda _: None)
+    work = SharedFit(Measured(framework), DATASET, SyntheticPages(count), 1000)
+    model, fitted = fit_on_cluster(ClusterParameters(ray.get_runtime_context().gcs_address, 2), work, lambda _: None)
     ray.shutdown()
     return _told(model, fitted.validation.rmse)
 
@@ -158,7 +166,7 @@ def _table(framework: str, count: int, found: dict[str, list[dict[str, Any]]]) -
 
 def _in_a_process(way: str, framework: str, count: int) -> dict[str, Any]:
     code = f"import json; from benchmarks import cluster; print(json.dumps(cluster.{way}({framework!r}, {count})))"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -222,6 +222,10 @@ class ThreeHosts:
             node.wait_ready()
         return head.trainer_environment(len(workers))
 
+    def ray_workers(self) -> dict[str, int]:
+        """How many processes have worked for Ray, by host."""
+        return {node.host: len(list(node.directory.glob("session_2*/logs/worker-*.out"))) for node in self.ray[1:]}
+
     async def connect(self) -> None:
         """Connect a client on each host."""
         for host in HOSTS:
