@@ -233,8 +233,10 @@ def _setns(descriptor: int) -> None:
 
 
 def _is_test_run(pid: int) -> bool:
+    """Whether a process runs tests: pytest itself, or a worker of pytest-xdist, which is its child and is not called so."""
     with contextlib.suppress(psutil.Error):
-        return "pytest" in " ".join(psutil.Process(pid).cmdline())
+        process = psutil.Process(pid)
+        return any("pytest" in " ".join(each.cmdline()) for each in (process, *process.parents()))
     return False
 
 

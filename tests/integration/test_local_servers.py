@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import StartError
 from complex_system.local.credentials import USER
 from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer, Server
+from complex_system.local.servers import mlflow as mlflow_server
 from complex_system.settings import Settings
 from complex_system.storage.maria.store import MariaDataStore
 from complex_system.storage.mongo.store import MongoDataStore
@@ -199,6 +199,17 @@ def test_mlflow_goes_on_with_the_database_of_the_older_server(tmp_path: Path) ->
 
 
 def test_a_missing_mlflow_server_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
-    with pytest.raises(StartError, match=r"`make install` installs it into .*/\.venv-mlflow"):
+    monkeypatch.setattr(mlflow_server, "ENVIRONMENT", tmp_path / ".venv-mlflow")
+    with pytest.raises(StartError, match=r"not installed in .*/\.venv-mlflow: `fiot run` and `make install`"):
         MlflowServer(tmp_path / "mlflow", port=0).start()
+
+
+def test_an_mlflow_server_that_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text("mlflow==0.0.0.0")
+    monkeypatch.setattr(mlflow_server, "_CONSTRAINTS", constraints)
+    with pytest.raises(StartError, match="cannot be installed"):
+        mlflow_server.install_server(said.append, tmp_path / "env")
+    assert "once" in said[0]
+    assert not (tmp_path / "env" / ".installed").exists()

@@ -17,7 +17,7 @@ from complex_system.evaluation.comparison import ToCompare
 from complex_system.evaluation.stacking import HoldOut
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.monitoring.reference import RAW_SAMPLE
-from complex_system.service_layer.training.job import training_description
+from complex_system.service_layer.training.description import training_description
 from complex_system.training.conformal import are_calibration, set_apart
 from complex_system.training.cross_validation import FewRecords
 from complex_system.training.data import MIN_SAMPLES, SampleCollector, TrainingData

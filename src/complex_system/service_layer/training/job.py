@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
-from complex_system.domain.dataset import Dataset
 from complex_system.domain.record_time import RecordTimes
 from complex_system.errors import (
     ComplexSystemError,
@@ -23,13 +22,13 @@ from complex_system.errors import (
     TrainingFailedError,
 )
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.monitoring.reference import RAW_SAMPLE, Reference, density_of
+from complex_system.monitoring.reference import RAW_SAMPLE
 from complex_system.pipeline.onnx_graph import with_raw_onnx
 from complex_system.protocol.scores import Scores
 from complex_system.protocol.training import TRAINING_PROGRESS, TrainingFinished, TrainingProgress, TrainRequest
+from complex_system.service_layer.training.description import training_description
 from complex_system.service_layer.training.pages import AWAY, FETCH_ATTEMPTS, LabelledPages
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
-from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
 from complex_system.tracking.outbox import KeptTraining
 from complex_system.training.base import Progress, TrainedModel, Trainer, score
 from complex_system.training.cluster import ClusterParameters
@@ -333,31 +332,6 @@ class TrainingJob:
                 **finite,
             ),
         )
-
-
-async def training_description(
-    database: DatabaseClient, dataset: Dataset, data: TrainingData, keys: list[str], labelled: int
-) -> tuple[bytes, dict[str, bytes]]:
-    """Return the reference of training data, and the files with their records.
-
-    Where the database does not answer they are without the raw columns, because the model matters more.
-
-    Args:
-        database: Has the raw records.
-        dataset: Declares them.
-        data: What a model is trained on.
-        keys: A sample of the keys of the training part.
-        labelled: Labelled records that the parts were made of.
-    """
-    raw: pa.Table | None = None
-    density = density_of(dataset, data.sizes[0], labelled)
-    try:
-        density *= (await database.counts()).labelled_share
-        raw = await database.raw_by_keys(keys)
-    except ComplexSystemError as error:
-        log.warning("The reference of the training data is without raw columns: %s", error.message)
-    reference = await asyncio.to_thread(Reference.of, dataset, data.train.in_order(), raw, density=density)
-    return reference.encoded(), {} if raw is None else {SAMPLE_FILE: encode_sample(dataset, raw)}
 
 
 async def log_when_possible(service: TrainerService, tracker: Tracker, result: TrainingResult) -> LoggedModel:
