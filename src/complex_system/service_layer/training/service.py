@@ -187,7 +187,10 @@ class TrainerService(SystemService):
 
     async def _run_job(self, job: TrainingJob) -> None:
         outcome = await job.run()
-        await self.worker.run(self.executor.close)
+        try:
+            await self.worker.run(self.executor.close)
+        except Exception:  # else this trainer would be busy until it is started again
+            log.exception("The connection to the Ray cluster was not closed in order")
         # Free before the event is published: a request for the next round that follows it must not be refused as busy.
         self._job, self._last_outcome = None, outcome
         self.has_trained = self.has_trained or outcome.status == "finished"
