@@ -208,7 +208,11 @@ def fit_on_cluster(
     """
     workers = cluster.workers if work.trainer.distributes else 1
     work = replace(work, threads=max(1, int(cluster.cpus)))
-    with connected(cluster) as ray, tempfile.TemporaryDirectory(prefix="complex-system-") as folder:
+    with (
+        # Ray Train's controller writes there until the connection ends, and perhaps a little longer.
+        tempfile.TemporaryDirectory(prefix="complex-system-", ignore_cleanup_errors=True) as folder,
+        connected(cluster) as ray,
+    ):
         from ray import train
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -37,8 +37,8 @@ from complex_system.training.executor import SEQUENTIAL, Executor
 log = logging.getLogger(__name__)
 
 THREAD = "trainer"
-GRACE = 1.5
-"""Seconds that a running training has to end when its service ends."""
+GRACE, CLUSTER_GRACE = 1.5, 8.0
+"""Seconds that a running training has to end when its service ends; with a cluster, which it has to leave in order."""
 MAX_LOOK_PAUSE = 60.0
 
 
@@ -126,7 +126,7 @@ class TrainerService(SystemService):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE):
+            async with asyncio.timeout(CLUSTER_GRACE if self.settings.ray_address else GRACE):
                 await self.worker.run(self.executor.close)
                 if self._tracker is not None:
                     await self.worker.run(self._tracker.close)
