@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import tempfile
 import time
@@ -336,7 +335,7 @@ def _few(data: TrainingData, peers: Peers) -> TrainingData:
     parts = (data.train, data.validation)
     chosen = []
     for part, total in zip(parts, peers.total([len(part) for part in parts]), strict=True):
-        kept = math.ceil(len(part) * min(1.0, KEPT_SAMPLES / total))
+        kept = int(len(part) * min(1.0, KEPT_SAMPLES / total))
         places = np.random.default_rng(peers.index).choice(len(part), kept, replace=False)
         chosen.append(part.of(np.sort(places)))
     return replace(data, train=chosen[0], validation=chosen[1], whole=data.sizes)
