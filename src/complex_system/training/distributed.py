@@ -207,6 +207,7 @@ def fit_on_cluster(
     """
     workers = cluster.workers if work.trainer.distributes else 1
     work = replace(work, threads=max(1, int(cluster.cpus)))
+    cluster = cluster if work.trainer.on_gpus else replace(cluster, gpus=0.0)
     with (
         # Ray Train's controller writes there until the connection ends, and perhaps a little longer.
         tempfile.TemporaryDirectory(prefix="complex-system-", ignore_cleanup_errors=True) as folder,
