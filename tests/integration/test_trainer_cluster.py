@@ -11,6 +11,7 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.messaging.clients import DatabaseClient
+from complex_system.service_layer.training.service import CLUSTER_GRACE
 from complex_system.settings import Settings
 from complex_system.training.cluster import connected
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
@@ -83,7 +84,7 @@ async def test_a_search_on_the_cluster_ends_with_its_service(
         await eventually(lambda: service.health().detail.startswith("searching"), LOADED)
         await eventually(lambda: sum(value.stage == "searching" for value in ear.progress) >= 2, LOADED)
         begin = time.monotonic()
-    assert time.monotonic() - begin < 4.0
+    assert time.monotonic() - begin < CLUSTER_GRACE + 1.0
     with connected(nodes.parameters) as ray:
         wait_for(lambda: ray.available_resources().get("CPU") == 2.0)
 

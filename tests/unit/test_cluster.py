@@ -17,12 +17,11 @@ def test_without_an_address_there_is_no_cluster() -> None:
 
 
 def test_a_worker_asks_for_what_is_set_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ClusterParameters.of(Settings()).task_options == {"num_cpus": 1.0}
+    assert ClusterParameters.of(Settings()).resources == {"CPU": 1.0}
     monkeypatch.setenv("COMPLEX_SYSTEM_RAY_CPUS", "2")
     monkeypatch.setenv("COMPLEX_SYSTEM_RAY_GPUS", "0.5")
     monkeypatch.setenv("COMPLEX_SYSTEM_RAY_MEMORY", "1000000")
     cluster = ClusterParameters.of(Settings())
-    assert cluster.task_options == {"num_cpus": 2.0, "num_gpus": 0.5, "memory": 1_000_000.0}
     assert cluster.resources == {"CPU": 2.0, "GPU": 0.5, "memory": 1_000_000.0}
 
 

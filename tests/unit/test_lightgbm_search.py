@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from complex_system.training.executor import Look
+from complex_system.training import lightgbm_search
+from complex_system.training.executor import Look, Sequential, Tasks
 from complex_system.training.lightgbm_search import Found, Settings, search
 
 
@@ -72,6 +75,20 @@ def test_a_search_without_time_keeps_the_defaults_and_says_so(caplog: pytest.Log
         found = search(Losses(_by_leaf), 5, 400, 10, 0.0, 1)
     assert found == Found(in_time=False)
     assert "ended after 0 of 10 trials" in caplog.text
+
+
+def test_the_time_of_a_search_begins_when_its_cluster_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(lightgbm_search.time, "monotonic", lambda: now[0])
+
+    class Connecting(Sequential):
+        @contextmanager
+        def tasks(self, function: Callable[[Any, Look], Any]) -> Iterator[Tasks[Any, Any]]:
+            now[0] += 60.0
+            with super().tasks(function) as run:
+                yield run
+
+    assert search(Losses(_by_leaf), 2, 400, 3, 20.0, 1, executor=Connecting()).in_time
 
 
 def test_a_loss_of_nothing_is_no_division_by_zero() -> None:

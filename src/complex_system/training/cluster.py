@@ -1,4 +1,4 @@
-"""The Ray cluster that trains, where one is set. The only module that imports ``ray``, when the cluster is first needed.
+"""The Ray cluster that trains, where one is set. Ray is imported when the cluster is first needed.
 
 Ray's client is one per process: :func:`connected` is entered by one training at a time. What runs on the cluster ends with the
 connection, so a training that is cancelled, or whose service stops, leaves nothing there.
@@ -78,12 +78,6 @@ class ClusterParameters:
         found = {"CPU": self.cpus, "GPU": self.gpus, "memory": float(self.memory)}
         return {name: amount for name, amount in found.items() if amount or name == "CPU"}
 
-    @property
-    def task_options(self) -> dict[str, float]:
-        """Return what a worker needs, as ``ray.remote`` and ``.options`` name it."""
-        found = {"num_cpus": self.cpus, "num_gpus": self.gpus, "memory": float(self.memory)}
-        return {name: amount for name, amount in found.items() if amount or name == "num_cpus"}
-
 
 def imported() -> Any:
     """Return the module ``ray``; usage statistics are off.
@@ -92,6 +86,8 @@ def imported() -> Any:
         ClusterUnavailableError: Ray is not installed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray would start a cluster in this process for a call that comes after the connection has ended.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     # Ray would end this process when the head has not answered for a minute; HeadWatch ends the training instead.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
     # Ray would set CUDA_VISIBLE_DEVICES to nothing in workers without GPUs, and says in a warning that it stops doing so.

@@ -29,6 +29,7 @@ from complex_system.training.base import Parameter, Progress, ProgressCallback, 
 from complex_system.training.cluster import ClusterParameters, HeadWatch, connected
 from complex_system.training.conformal import set_apart_by_content
 from complex_system.training.data import SampleCollector, Samples, TrainingData
+from complex_system.training.executor import Look, never
 from complex_system.training.peers import Peers
 from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
@@ -46,7 +47,8 @@ KEPT_SAMPLES = 20_000
 """Samples of either part, of all workers, that come back beside the model, at most."""
 KEEP_SECONDS = 5.0
 """Between two states that are kept."""
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS, _GIVE_UP_SECONDS = 0.2, 0.5
+"""Between two looks at the progress; and for how long the workers are waited for to hear of the end."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,9 @@ class _RayPeers(Peers):
 
 
 def fit_on_cluster(
-    cluster: ClusterParameters, work: SharedFit, on_progress: ProgressCallback
+    cluster: ClusterParameters, work: SharedFit, on_progress: ProgressCallback, look: Look = never
 ) -> tuple[TrainedModel, Fitted]:
-    """Train on the workers of a cluster. Blocking; an exception of ``on_progress`` ends the training.
+    """Train on the workers of a cluster. Blocking; an exception of ``on_progress`` or ``look`` ends the training.
 
     Raises:
         ClusterUnavailableError: There is no cluster at the address.
@@ -205,21 +207,26 @@ def fit_on_cluster(
     """
     workers = cluster.workers if work.trainer.distributes else 1
     work = replace(work, threads=max(1, int(cluster.cpus)))
-    with connected(cluster) as ray, tempfile.TemporaryDirectory(prefix="complex-system-") as folder:
+    cluster = cluster if work.trainer.on_gpus else replace(cluster, gpus=0.0)
+    with (
+        # Ray Train's controller writes there until the connection ends, and perhaps a little longer.
+        tempfile.TemporaryDirectory(prefix="complex-system-", ignore_cleanup_errors=True) as folder,
+        connected(cluster) as ray,
+    ):
+        from ray import train
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         desk = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(_Desk).remote()
         running = started(lambda: _run(cluster, work, workers, desk, folder), "cluster-fit")
         try:
-            _follow(ray, desk, running, on_progress, HeadWatch(cluster))
-        except BaseException:
-            ray.get(desk.give_up.remote(TrainingFailedError("The training was cancelled.")))
-            raise
-        try:
+            _follow(ray, desk, running, on_progress, look, HeadWatch(cluster))
             running.result()
-        except ray.train.TrainingFailedError as error:
+        except (train.TrainingFailedError, ray.exceptions.RayError) as error:
             raise TrainingFailedError(f"The training on the cluster failed: {_reason(error)}") from error
+        except BaseException:
+            ray.wait([desk.give_up.remote(TrainingFailedError("The training was cancelled."))], timeout=_GIVE_UP_SECONDS)
+            raise
         if (given_up := ray.get(desk.error.remote())) is not None:
             raise given_up
         saved, fitted = ray.get(desk.result.remote())
@@ -228,16 +235,19 @@ def fit_on_cluster(
     return model, fitted
 
 
-def _follow(ray: Any, desk: Any, running: Future[None], on_progress: ProgressCallback, head: HeadWatch) -> None:
+def _follow(ray: Any, desk: Any, running: Future[None], on_progress: ProgressCallback, look: Look, head: HeadWatch) -> None:
     """Tell of the progress until the training has ended."""
     seen = None
+    asked = desk.progress.remote()
     while not running.done():
+        look()
         head.look()
-        progress = ray.get(desk.progress.remote())
-        if progress is not None and progress != seen:
-            seen = progress
-            on_progress(progress)
-        time.sleep(_LOOK_SECONDS)
+        if ray.wait([asked], timeout=_LOOK_SECONDS)[0]:  # a desk that is lost with the head may never answer
+            progress, asked = ray.get(asked), desk.progress.remote()
+            if progress is not None and progress != seen:
+                seen = progress
+                on_progress(progress)
+            time.sleep(_LOOK_SECONDS)
 
 
 def _run(cluster: ClusterParameters, work: SharedFit, workers: int, desk: Any, folder: str) -> None:
@@ -322,13 +332,13 @@ def _read(work: SharedFit, peers: Peers) -> tuple[TrainingData, list[str], int, 
 
 
 def _few(data: TrainingData, peers: Peers) -> TrainingData:
-    """Return training data with random samples of the parts, and their true sizes."""
+    """Return training data with random samples of the parts, as many as this share is of all, and their true sizes."""
+    parts = (data.train, data.validation)
     chosen = []
-    for part in (data.train, data.validation):
-        limit = -(-KEPT_SAMPLES // peers.count)
-        random = np.random.default_rng(peers.index)
-        places = np.arange(len(part)) if len(part) <= limit else np.sort(random.choice(len(part), limit, replace=False))
-        chosen.append(replace(part.of(places), keys=None))
+    for part, total in zip(parts, peers.total([len(part) for part in parts]), strict=True):
+        kept = int(len(part) * min(1.0, KEPT_SAMPLES / total))
+        places = np.random.default_rng(peers.index).choice(len(part), kept, replace=False)
+        chosen.append(part.of(np.sort(places)))
     return replace(data, train=chosen[0], validation=chosen[1], whole=data.sizes)
 
 
@@ -339,7 +349,7 @@ def _joined(parts: list[_Part]) -> TrainingData:
         every[0],
         train=_concatenated([data.train for data in every]),
         validation=_concatenated([data.validation for data in every]),
-        calibration=_concatenated(calibration) if calibration else None,
+        calibration=_concatenated(calibration) if any(map(len, calibration)) else None,
         copies=sum(data.copies for data in every),
         whole=(sum(data.sizes[0] for data in every), sum(data.sizes[1] for data in every)),
     )
@@ -356,8 +366,12 @@ def _concatenated(parts: list[Samples]) -> Samples:
 
 def _sampled_keys(parts: list[_Part], limit: int) -> list[str]:
     """Return as many keys of every worker as its share of the training samples."""
-    whole = sum(part.data.sizes[0] for part in parts)
-    return [key for part in parts for key in part.keys[:: -(-whole // part.data.sizes[0])]][:limit]
+    sizes = [part.data.sizes[0] for part in parts]
+    found: list[str] = []
+    for part, size in zip(parts, sizes, strict=True):
+        wanted = min(len(part.keys), limit * size // sum(sizes))
+        found += [part.keys[place * len(part.keys) // wanted] for place in range(wanted)]
+    return found
 
 
 def _scores(model: TrainedModel, validation: Samples, peers: Peers) -> Scores:

@@ -105,7 +105,6 @@ def search(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER),
     )
     study.enqueue_trial(_near_the_defaults(samples))
-    until = time.monotonic() + seconds
 
     def check() -> None:
         look()
@@ -127,6 +126,7 @@ def search(
     losses: list[float] = []
     best = Found()
     with executor.tasks(curves) as run:
+        until = time.monotonic() + seconds  # a cluster is connected now
         for number, (trial, settings, fitted) in enumerate(begun(run)):
             found: list[Curve] = []
             try:

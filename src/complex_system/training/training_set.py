@@ -59,7 +59,8 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True):
         first: Earliest time of the records, seconds since 1970 (UTC); None where it is not known.
         last: The latest one.
         listed: Whether the records are in ``training_set.arrow``.
-        digest: SHA-256 of the contents of the records, in order, and of their keys where they are listed.
+        digest: SHA-256 of the contents of the records, in order, and of their keys where they are listed; of a sample of them where
+            the workers of a cluster have trained together.
         trainer: Module and class of the trainer; of the model where it is the linear one, which has no trainer.
         seed: Of the training; 0 where nothing is random.
         settings: ``TrainingParameters`` by name.
@@ -185,7 +186,8 @@ def read_training_set(files: Mapping[str, bytes]) -> tuple[TrainingSet, pa.Table
         described = msgspec.json.decode(files[TRAINING_SET], type=TrainingSet)
         if not described.listed:
             raise ModelRefusedError(
-                f"The training had {described.records} records; keys are kept of at most {MAX_LISTED}, so it cannot be repeated."
+                f"The training had {described.records} records; keys are kept of at most {MAX_LISTED}, and of none where the workers "
+                "of a cluster have trained together, so it cannot be repeated."
             )
         listed = pa.ipc.open_file(files[RECORDS]).read_all().cast(_SCHEMA)
         listed.validate(full=True)

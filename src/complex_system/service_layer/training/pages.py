@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ import pyarrow.compute as pc
 
 from complex_system.background import started
 from complex_system.domain.columns import ID
-from complex_system.errors import NobodyListensError, ReplyTimeoutError, StoreUnavailableError
+from complex_system.errors import NobodyListensError, ReplyTimeoutError, StoreUnavailableError, TrainingFailedError
 from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.settings import Settings
 
 FETCH_ATTEMPTS = 5
 AWAY = (NobodyListensError, ReplyTimeoutError, StoreUnavailableError)
 """Errors of a database that may be back soon."""
-_RANGES_A_WORKER = 4
-"""Ranges of keys for each worker, so that fewer workers can take the ranges of one that was lost."""
+_RANGES_A_WORKER, _MAX_RANGES = 4, 1000
+"""Ranges of keys for each worker, spread over all keys: the shares are alike also where mostly old, or new, records are labelled.
+The database is asked for no more than ``_MAX_RANGES``."""
 _AHEAD = 2
 """Pages that wait for the worker."""
 _BROKER = ("nats_host", "nats_port", "nats_user", "nats_password", "nats_tls_ca", "request_timeout", "reconnect_timeout")
@@ -55,14 +57,14 @@ class LabelledPages:
         cls, client: DatabaseClient, settings: Settings, name: str, version: str, columns: list[str], raw: list[str] | None
     ) -> LabelledPages:  # fmt: skip
         """Ask where the keys are to be cut for the workers of ``settings``."""
-        ranges = await client.key_ranges(settings.ray_workers * _RANGES_A_WORKER)
+        ranges = await client.key_ranges(min(settings.ray_workers * _RANGES_A_WORKER, _MAX_RANGES))
         broker = Settings.construct(**{field: getattr(settings, field) for field in _BROKER})
         return cls(broker, name, version, columns, raw, ranges)
 
     def __call__(self, index: int, count: int) -> Iterator[pa.Table]:
         """Yield the pages of one of so many workers; the next ones are fetched meanwhile, in a thread."""
         pages: queue.Queue[pa.Table | None] = queue.Queue(_AHEAD)
-        mine = self.ranges[index * len(self.ranges) // count : (index + 1) * len(self.ranges) // count]
+        mine = self.ranges[index::count]
 
         def fetch() -> None:
             try:
@@ -76,7 +78,16 @@ class LabelledPages:
         fetching.result()
 
     async def _fetch(self, ranges: list[KeyRange], pages: queue.Queue[pa.Table | None]) -> None:
-        async with await SystemClient.open(self.settings, self.name) as client:
+        try:
+            async with asyncio.timeout(self.settings.reconnect_timeout):
+                opened = await SystemClient.open(self.settings, self.name)
+        except TimeoutError as error:
+            address = f"{self.settings.nats_host}:{self.settings.nats_port}"
+            raise TrainingFailedError(
+                f"The worker of the cluster on {socket.gethostname()} does not reach the broker at {address}. Every node must reach "
+                "it under the name in FASTIOT_NATS_HOST."
+            ) from error
+        async with opened as client:
             database = DatabaseClient(client)
             for low, high in ranges:
                 async for table in self._range(database, low, high):

@@ -37,8 +37,8 @@ from complex_system.training.executor import SEQUENTIAL, Executor
 log = logging.getLogger(__name__)
 
 THREAD = "trainer"
-GRACE = 1.5
-"""Seconds that a running training has to end when its service ends."""
+GRACE, CLUSTER_GRACE = 1.5, 8.0
+"""Seconds that a running training has to end when its service ends; with a cluster, which it has to leave in order."""
 MAX_LOOK_PAUSE = 60.0
 
 
@@ -126,7 +126,7 @@ class TrainerService(SystemService):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE):
+            async with asyncio.timeout(CLUSTER_GRACE if self.settings.ray_address else GRACE):
                 await self.worker.run(self.executor.close)
                 if self._tracker is not None:
                     await self.worker.run(self._tracker.close)
@@ -187,7 +187,10 @@ class TrainerService(SystemService):
 
     async def _run_job(self, job: TrainingJob) -> None:
         outcome = await job.run()
-        await self.worker.run(self.executor.close)
+        try:
+            await self.worker.run(self.executor.close)
+        except Exception:  # else this trainer would be busy until it is started again
+            log.exception("The connection to the Ray cluster was not closed in order")
         # Free before the event is published: a request for the next round that follows it must not be refused as busy.
         self._job, self._last_outcome = None, outcome
         self.has_trained = self.has_trained or outcome.status == "finished"
