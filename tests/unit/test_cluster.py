@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from complex_system.errors import ClusterUnavailableError
 from complex_system.settings import Settings
+from complex_system.training import cluster
 from complex_system.training.cluster import ClusterParameters, connected
 
 
@@ -66,3 +68,33 @@ out_of_fold(TrainerFit.of(trainer, data), Keyed(tuple(f"key {i}" for i in range(
 sys.exit(any(name.partition(".")[0] == "ray" for name in sys.modules))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_head_that_has_ended_is_lost_also_when_another_one_is_started_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "_HEAD_PAUSE", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        watch = cluster.HeadWatch(ClusterParameters(address=address))
+        watch.look()
+    with pytest.raises(ClusterUnavailableError, match="is lost"):
+        watch.look()
+
+
+def test_a_time_in_which_nobody_looked_is_not_one_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now)
+    monkeypatch.setattr(cluster, "_wait_for", _times_out)
+    watch = cluster.HeadWatch(ClusterParameters(address="head:6379"))
+    now += 100.0
+    watch.look()
+    now += 2.0
+    watch.look()
+    now += 24.0
+    with pytest.raises(ClusterUnavailableError, match="is lost"):
+        watch.look()
+
+
+def _times_out(address: str, patience: float) -> None:
+    raise ClusterUnavailableError("Nothing answers") from TimeoutError()

@@ -40,8 +40,8 @@ _OBJECT_STORE = 512 * 1024 * 1024
 """Bytes of shared memory that the node of a driver may use; more is written to its folder."""
 _NODE_SECONDS, _STOP_SECONDS = 90.0, 10.0
 """How long the node of a driver may take to start, and to stop."""
-_HEAD_PAUSE, _HEAD_SECONDS = 5.0, 25.0
-"""Seconds between two looks at whether the head still answers, and for how long it may not."""
+_HEAD_PAUSE, _HEAD_SECONDS = 1.0, 25.0
+"""Seconds between two looks at whether the head still answers, and for how long its machine may not."""
 _CONNECT_SECONDS = 10.0
 """How long a head that answers may take to accept a connection."""
 
@@ -229,18 +229,23 @@ class HeadWatch:
     def look(self) -> None:
         """Look now and then; to be called often.
 
+        A refused connection is enough: nobody listens, so the head has ended, and one that is started at the same address knows
+        nothing of this training. A machine that does not answer may come back.
+
         Raises:
-            ClusterUnavailableError: The head has not answered for a while.
+            ClusterUnavailableError: The head has ended, or has not answered for a while.
         """
         now = time.monotonic()
         if now - self._looked < _HEAD_PAUSE:
             return
+        if now - self._looked > _HEAD_SECONDS:  # nobody looked, so nothing is known of this time
+            self._answered = now
         self._looked = now
         try:
             _wait_for(self._address, 0.0)
             self._answered = now
-        except ClusterUnavailableError:
-            if now - self._answered > _HEAD_SECONDS:
+        except ClusterUnavailableError as error:
+            if isinstance(error.__cause__, ConnectionRefusedError) or now - self._answered > _HEAD_SECONDS:
                 raise ClusterUnavailableError(f"The head of the Ray cluster at {self._address} is lost") from None
 
 
