@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -18,6 +19,8 @@ from complex_system.domain.records import Record
 from complex_system.local.servers import Server
 from complex_system.protocol.database import RecordCounts, Rejection
 from complex_system.settings import Settings
+from complex_system.storage.maria import schema
+from complex_system.storage.maria.pool import change, select
 from complex_system.storage.maria.store import MariaDataStore
 from envelopes import connected
 
@@ -104,6 +107,28 @@ async def test_what_other_programs_write_is_counted_later_and_once(
     await asyncio.gather(*(store.recount() for store in stores), stores[1].save_raw(list(laboratory.records(7))))
     assert (await stores[0].counts()).raw == 24
     assert in_tables(settings).raw == 24
+
+
+async def test_numbers_are_corrected_where_others_have_changed_them_since_they_were_read(
+    stores: list[MariaDataStore], settings: Settings, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MariaDB has ``innodb_snapshot_isolation`` on from 11.6 on: a snapshot then changes no row that has changed since."""
+    await stores[0].save_raw(list(laboratory.records(20)))
+    asked(settings, "DELETE FROM KIOptiPackRaw ORDER BY _id LIMIT 3")
+
+    def select_while_others_write(connection: Any, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        change(connection, "SET SESSION innodb_snapshot_isolation = ON")
+        rows = select(connection, statement, parameters)
+        if statement == stores[0]._sql.count_all:
+            for slot in range(16):
+                new = f"INSERT INTO KIOptiPackCounts VALUES ({slot}, 0, 0, 0, 0, 1, 0)"  # noqa: S608
+                asked(settings, f"{new} ON DUPLICATE KEY UPDATE conflicts = conflicts + 1")
+        return rows
+
+    monkeypatch.setattr(schema, "select", select_while_others_write)
+    await stores[0].recount()
+    counts = await stores[1].counts()
+    assert (counts.raw, counts.conflicts) == (17, 16)
 
 
 async def test_a_store_of_an_earlier_release_is_counted_when_it_is_opened(

@@ -24,6 +24,7 @@ from complex_system.protocol.database import Rejection
 from complex_system.settings import Settings
 from complex_system.storage.base import PROCESSED, RAW, REJECTED
 from complex_system.storage.mongo import store as mongo_store
+from complex_system.storage.mongo import work as mongo_work
 from complex_system.storage.mongo.store import MongoDataStore
 from support import eventually, server_fixture
 
@@ -369,3 +370,22 @@ async def test_a_server_that_is_killed_after_marks_were_taken_off_forgets_none_o
         assert await walked(store, "v1") == await walked(store, "v2") == keys
     finally:
         await store.close()
+
+
+async def test_a_record_that_another_program_writes_while_a_page_is_read_is_in_it_and_keeps_its_result(
+    base: Base, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await base.store()
+    key = "of another program"
+    record = {**next(iter(laboratory.records(1))), ID: key}
+    await base.content[RAW].insert_one(dict(record))
+    with monkeypatch.context() as patched:
+
+        async def too_early(_: Any) -> None:
+            """Gives no envelope: the record is written just after it has looked."""
+
+        patched.setattr(mongo_work, "add_envelopes", too_early)
+        assert await walked(store, "v1") == [key]
+        await store.upsert_processed(processed_table(base.dataset, [key], [1]), "v1")
+    assert await walked(store, "v1") == []
+    assert await walked(store, "v2") == [key]

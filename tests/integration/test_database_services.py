@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -140,6 +141,23 @@ async def test_a_walk_over_numbered_pages_goes_on_behind_the_last_key_and_meets_
     monkeypatch.setattr(service.store, "processed_page", by_number)
     monkeypatch.setattr(database_service, "_PAGES_REMEMBERED", 0.0)
     assert await kio.request_get_processed_data_points_page(tester, page=1, page_size=10) == without_key[:10]
+
+
+async def test_ranges_of_keys_have_about_as_many_records_each_however_many_a_query_passes(
+    tester: TesterService,
+    service: DatabaseService,
+    dataset: Dataset,
+    records: list[Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await kio.request_upsert_many_processed_data_points(tester, processed(dataset, records))
+    keys = [record[ID] for record in records]
+    client = DatabaseClient(tester)
+    for places in (500_000, 10, 3):
+        monkeypatch.setattr(database_service, "_PLACES_AT_ONCE", places)
+        ends = [None, keys[9], keys[19], keys[29], None]
+        assert await client.key_ranges(4) == list(pairwise(ends))
+    assert await client.key_ranges(1) == [(None, None)]
 
 
 async def test_records_without_a_key_get_one(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:

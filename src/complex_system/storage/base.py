@@ -130,11 +130,12 @@ class DataStore(ABC):
     async def upsert_processed(self, table: pa.Table, version: str) -> dict[str, int]:
         """Insert or replace processed records (``domain.pages.processed_schema``) and mark their raw records as done.
 
-        With a column ``envelope.REVISION`` a raw record is marked only if it still has this revision; otherwise it waits again. A
-        rejection of the same key is deleted. A processed record needs no raw record.
+        With a column ``envelope.REVISION`` a raw record is marked only if it still has this revision; otherwise the result comes too
+        late and replaces no other one, and the record waits or has its newer result. A rejection of the same key is deleted. A
+        processed record needs no raw record.
 
         Returns:
-            ``{"upserted": n}``.
+            ``{"upserted": n}``, without those that came too late.
         """
 
     @abstractmethod

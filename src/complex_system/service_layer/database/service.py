@@ -60,6 +60,8 @@ _OLD_AT_ONCE = 1000
 """Raw records in one delete of those that are too old ..."""
 _OLD_PAUSE = 0.2
 """... and seconds until the next one, for whoever else needs the database."""
+_PLACES_AT_ONCE = 500_000
+"""Records that one query passes on the way to the end of a range of keys: the database walks over them, and a query has 20 s."""
 _PAGES_REMEMBERED = 60.0
 """Seconds in which the end of a numbered page is where the next one begins, also where records were added or deleted before it ..."""
 _MOST_PAGES = 1000
@@ -256,8 +258,10 @@ class DatabaseService(DocumentSubjects):
         places = (await self._counts()).processed / asked.count
         ends: list[str] = []
         for place in range(1, asked.count):
-            steps = round(place * places) - round((place - 1) * places)
-            end = await self._stored(self.store.processed_key(ends[-1] if ends else None, steps))
+            steps, end = round(place * places) - round((place - 1) * places), ends[-1] if ends else None
+            while steps > 0:
+                end = await self._stored(self.store.processed_key(end, min(steps, _PLACES_AT_ONCE)))
+                steps = steps - _PLACES_AT_ONCE if end is not None else 0
             if end is None:  # fewer records than ranges, or some have gone
                 break
             ends.append(end)

@@ -64,6 +64,9 @@ _CODES = {
 RECEIVED = 536_870_912
 """Bytes of all messages that are received at the same time. The size of a message is known when it is there; until then it counts as
 the largest one."""
+_OPEN_SHARE = 4
+"""Calls that need no key receive within a budget of their own, so many times smaller: who has no key cannot hold up who has one, and
+slow messages of others do not keep a probe waiting."""
 _GRACE = 3.0
 """Seconds that open calls get when the server stops."""
 _WATCH_SECONDS = 1.0
@@ -81,7 +84,8 @@ class Call(Identified):
         predictor: The model that it names, once it is found.
         size: Number of records, once they are read.
         trailers: Sent behind the answer.
-        received: Bytes that it has of those of all messages.
+        received: Bytes that it has of ``room``.
+        room: Those of all messages that are received with its own.
         refusal: Ends the call because its message took too long; the context takes no other end then.
     """
 
@@ -95,6 +99,7 @@ class Call(Identified):
         self.size = 0
         self.trailers: list[tuple[str, str]] = []
         self.received = 0
+        self.room: ByteBudget | None = None
         self.refusal: asyncio.Future[None] | None = None
 
     def refuse_late(self) -> None:
@@ -137,13 +142,15 @@ class GrpcServer:
             port: Port, or 0 for a free one.
             certificate: File of its certificate chain (PEM), for TLS; empty for none.
             key: File of the private key (PEM).
-            received: Bytes of all messages that are received at the same time.
+            received: Bytes of all messages that are received at the same time, without those of calls that need no key.
         """
         self._backend = backend
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._files = (certificate, key)
-        self._receiving = ByteBudget(max(received, backend.limits.max_bytes))
+        largest = backend.limits.max_bytes
+        self._receiving = ByteBudget(max(received, largest))
+        self._receiving_open = ByteBudget(max(received // _OPEN_SHARE, largest))
         self._server: Any = None
         self._stopping = asyncio.Event()
         self.address = ""
@@ -230,16 +237,16 @@ class GrpcServer:
 
         return answer
 
-    async def _message(self, call: Call) -> bytes:
-        """Receive the message of a call; :meth:`_release` must be called when it is answered.
+    async def _message(self, call: Call, room: ByteBudget) -> bytes:
+        """Receive the message of a call within a budget; :meth:`_release` must be called when it is answered.
 
         Raises:
             BusyError: Too many others are being received.
             InvalidRequestError: There is none, or it took too long.
         """
         largest = self._backend.limits.max_bytes
-        await self._receiving.take(largest)
-        call.received = largest
+        await room.take(largest)
+        call.received, call.room = largest, room
         timer = asyncio.get_running_loop().call_later(BODY_SECONDS, call.refuse_late)
         try:
             content = await call.context.read()
@@ -250,12 +257,12 @@ class GrpcServer:
         if type(content) is not bytes:
             raise InvalidRequestError("The call has no message, or one that is too long, or that came too late.")
         call.received = len(content)
-        self._receiving.give_back(largest - len(content))
+        room.give_back(largest - len(content))
         return content
 
     def _release(self, call: Call) -> None:
-        if call.received:
-            self._receiving.give_back(call.received)
+        if call.room is not None:
+            call.room.give_back(call.received)
 
     async def _answered(self, route: str, method: _Method, call: Call) -> tuple[Any, int]:
         """Return the answer, or the error in its place, and the status that REST has for it."""
@@ -266,7 +273,7 @@ class GrpcServer:
         try:
             if not method.is_open:
                 backend.api_key.require(call.metadata)
-            content = await self._message(call)
+            content = await self._message(call, self._receiving_open if method.is_open else self._receiving)
             if len(content) > limits.unbudgeted:
                 await limits.budget.take(len(content))
                 taken = len(content)
@@ -357,7 +364,7 @@ class GrpcServer:
         """Receive the name of the service whose health is asked for."""
         call = Call(context)
         try:
-            name: str = decoded(health_pb2.HealthCheckRequest, await self._message(call)).service
+            name: str = decoded(health_pb2.HealthCheckRequest, await self._message(call, self._receiving_open)).service
         except ComplexSystemError as error:
             await _refuse(call, error, status_of(error))
         finally:

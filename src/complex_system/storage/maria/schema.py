@@ -125,12 +125,15 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
         _add_hashes(connection, dataset, statements)
     labelled_by = f"labelled by {written(dataset.target)}"
     if _comment_of(connection, names.counts) != labelled_by:  # new, or of another target
-        recount(connection, dataset, statements, _LOCK_SECONDS)
+        if not recount(connection, dataset, statements, _LOCK_SECONDS):
+            raise StoreUnavailableError(
+                f"Another service has been counting the records of {names.raw} for {_LOCK_SECONDS} s."
+            )
         _alter(connection, names.counts, (f"COMMENT = '{labelled_by}'",))
     return statements
 
 
-def recount(connection: Any, dataset: Dataset, statements: Statements, patience: int = 0) -> None:
+def recount(connection: Any, dataset: Dataset, statements: Statements, patience: int = 0) -> bool:
     """Count all records, add to the kept numbers what they differ by, and add missing hashes; one replica does so at a time.
 
     Tables and numbers are read as they were at one moment, so what others write meanwhile is neither lost nor counted twice.
@@ -140,11 +143,14 @@ def recount(connection: Any, dataset: Dataset, statements: Statements, patience:
         dataset: The declaration.
         statements: The statements for the tables.
         patience: Seconds to wait for another replica that counts.
+
+    Returns:
+        Whether it was done; not where another replica counts all the time.
     """
     lock = f" {statements.counts_table}"[-44:]
     [(locked,)] = select(connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), ?)", (lock, patience))
     if not locked:
-        return
+        return False
     _add_hashes(connection, dataset, statements)
     began = time.monotonic()
     connection.commit()  # the transaction that begins with the first statement
@@ -153,10 +159,12 @@ def recount(connection: Any, dataset: Dataset, statements: Statements, patience:
     [kept] = select(connection, statements.counts, ())
     [counted] = select(connection, statements.count_all, ())
     differences = [there - known for there, known in zip(counted, kept, strict=True)]
+    connection.commit()  # with its snapshot, MariaDB from 11.6 on does not change a row that others have changed since (error 1020)
     change(connection, statements.add_counts, differences)
     connection.commit()
     if any(differences):
         log.info("Counted all records in %.1f s: the numbers differed by %s", time.monotonic() - began, differences)
+    return True
 
 
 def _add_hashes(connection: Any, dataset: Dataset, statements: Statements) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right, insort
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -121,12 +121,8 @@ class SecantusQueries(Queries):
 
     @override
     async def insert(self, collection: Collection, documents: list[Document]) -> list[int]:
-        try:
+        with self._counts_doubted(collection):  # some may be there, and are taken back later
             existing = await super().insert(collection, documents)
-        except BaseException:
-            for _, count in self._counts_of(collection):
-                count.doubt()  # some may be there, and are taken back later
-            raise
         there = set(existing)
         self._add(collection, [document for place, document in enumerate(documents) if place not in there])
         if documents and PIPELINE in documents[0]:
@@ -135,7 +131,8 @@ class SecantusQueries(Queries):
 
     @override
     async def delete(self, collection: Collection, keys: Iterable[str], condition: Document | None = None) -> int:
-        deleted = await super().delete(collection, keys, condition)
+        with self._counts_doubted(collection):
+            deleted = await super().delete(collection, keys, condition)
         for field, count in self._counts_of(collection):
             if field and deleted:
                 count.doubt()
@@ -145,7 +142,8 @@ class SecantusQueries(Queries):
 
     @override
     async def replace(self, collection: Collection, documents: list[Document]) -> None:
-        await super().replace(collection, documents)
+        with self._counts_doubted(collection):
+            await super().replace(collection, documents)
         for field, count in self._counts_of(collection):
             if field and documents:
                 count.doubt()
@@ -157,7 +155,8 @@ class SecantusQueries(Queries):
         ordered, changed = sorted(set(keys)), 0
         for start in range(0, len(ordered), STEP):  # more at once may run into the time-out
             part = ordered[start : start + STEP]
-            changed += await super().update(collection, part, condition, change, journal=journal)
+            with self._counts_doubted(collection):
+                changed += await super().update(collection, part, condition, change, journal=journal)
         for field, count in self._counts_of(collection):
             if changed and field in change.get("$set", ()):
                 count.doubt()
@@ -200,6 +199,16 @@ class SecantusQueries(Queries):
     def _counts_of(self, collection: Collection) -> list[tuple[str, CachedCount]]:
         """Return the counts of a collection that were asked for, by field, '' for all documents."""
         return [(field, count) for (name, field), count in self._counts.items() if name == collection.name]
+
+    @contextmanager
+    def _counts_doubted(self, collection: Collection) -> Iterator[None]:
+        """Doubt the counts of a collection if a write fails: nobody knows how much of it was done."""
+        try:
+            yield
+        except BaseException:
+            for _, count in self._counts_of(collection):
+                count.doubt()
+            raise
 
     def _add(self, collection: Collection, new: list[Document]) -> None:
         for field, count in self._counts_of(collection):
@@ -346,7 +355,7 @@ class CachedCount:
     def _last(self) -> int:
         """Return the last answer; without one, the reason is the answer until it is counted again."""
         if self._failed is not None and not self._known:
-            raise self._failed
+            raise self._failed.with_traceback(None)  # else it would keep the frames of each who asks
         return self._answer
 
     def add(self, written: int) -> None:

@@ -21,7 +21,7 @@ from complex_system.settings import Settings
 from complex_system.storage.arrow import raw_page
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import Change, Conflict, Incoming, Merge, Orders, incoming_of, orders_of
-from complex_system.storage.envelope import ENVELOPE, refuse_reserved_names, revisions_of, sources_of
+from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, refuse_reserved_names, revisions_of, sources_of
 from complex_system.storage.mongo.connection import TRIED_OUT, Document, MongoConnection, Queries
 from complex_system.storage.mongo.documents import MongoDocuments
 from complex_system.storage.mongo.processed import ProcessedRecords
@@ -178,7 +178,11 @@ class MongoDataStore(DataStore):
     async def unprocessed(self, version: str, after: str | None, limit: int) -> Page:
         with self._connection.translated():
             found = await self._work.page(version, after, limit)
-        rows = [[*(d.get(field) for field in self._fields.raw), d[ENVELOPE]["revision"]] for d in found]
+        # One that another program has written meanwhile gets its envelope with the next page.
+        revisions = [d.get(ENVELOPE, {}).get("revision", FIRST_REVISION) for d in found]
+        rows = [
+            [*(d.get(field) for field in self._fields.raw), revision] for d, revision in zip(found, revisions, strict=True)
+        ]
         return raw_page(self.dataset, rows, limit, revisions=True)
 
     @override
