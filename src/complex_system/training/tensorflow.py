@@ -65,6 +65,8 @@ class TensorFlowModel(TrainedModel):
         import onnx
 
         logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+        # Keras exports only what was called, and a model that comes from a worker of a cluster was not called here.
+        self.native(tf.zeros((1, self.native.input_shape[-1])), training=False)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             path = Path(folder) / "model.onnx"
