@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "Installing into .venv, once: about 1.6 GB to download, 5.4 GB on disk."
 	@$(UV_INSTALL) --dry-run --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]' 2>&1 | grep -q ' nvidia-' && \
-		echo "PyTorch comes with CUDA from this index, 2.7 GB more. Without an NVIDIA card take its CPU build: docs/running.md#pytorch-without-cuda" || true
+		echo "PyTorch comes with CUDA from this index, 2.5 GB more. Without an NVIDIA card take its CPU build: docs/running.md#pytorch-without-cuda" || true
 	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]'
 	@grep -q complex_system $(BIN)/fiot || { $(UV_INSTALL) --quiet --python $(BIN)/python --no-deps --reinstall-package complex-system -e .; }
 	@touch $@
