@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import warnings
@@ -33,27 +34,43 @@ class Nodes:
     """A head, and nodes with one worker each."""
 
     def __init__(self, cluster: Any) -> None:
-        self._cluster = cluster
+        self.cluster = cluster
         self.workers: list[Any] = []
 
     @property
     def parameters(self) -> ClusterParameters:
-        return ClusterParameters(self._cluster.address)
+        return ClusterParameters(self.cluster.address)
 
     def use(self, workers: int, **resources: int) -> None:
         """Start or end nodes until there are so many; new ones have those resources, too."""
         while len(self.workers) < workers:
-            self.workers.append(added(self._cluster, num_cpus=1, **resources))
+            self.workers.append(added(self.cluster, num_cpus=1, **resources))
         while len(self.workers) > workers:
-            self._cluster.remove_node(self.workers.pop(), allow_graceful=True)
-        self._cluster.wait_for_nodes()
+            self.cluster.remove_node(self.workers.pop(), allow_graceful=True)
+        drop_files()
+        self.cluster.wait_for_nodes()
 
     def kill_head(self) -> None:
-        self._cluster.head_node.kill_gcs_server()
+        self.cluster.head_node.kill_gcs_server()
 
     def kill(self) -> None:
         """Kill the node that was started last, with its worker."""
-        self._cluster.remove_node(self.workers.pop(), allow_graceful=False)
+        self.cluster.remove_node(self.workers.pop(), allow_graceful=False)
+        drop_files()
+
+    def end(self) -> None:
+        """End all nodes, and forget them."""
+        self.cluster.shutdown()
+        self.workers.clear()
+        del self.cluster
+        drop_files()
+
+
+def drop_files() -> None:
+    """Drop files that Ray opened for its processes and does not close: else a later test is warned of them, which is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def added(cluster: Any, **options: Any) -> Any:
@@ -61,6 +78,7 @@ def added(cluster: Any, **options: Any) -> Any:
     for _ in range(4):
         with suppress(Exception):
             return cluster.add_node(wait=False, **options)
+        drop_files()
     return cluster.add_node(wait=False, **options)
 
 
@@ -74,12 +92,12 @@ def ray_nodes() -> Iterator[Nodes]:
 
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join(map(str, FOLDERS))
-        cluster = Cluster()
-        added(cluster, num_cpus=0, include_dashboard=False)
+        nodes = Nodes(Cluster())
+        added(nodes.cluster, num_cpus=0, include_dashboard=False)
         try:
-            yield Nodes(cluster)
+            yield nodes
         finally:
-            cluster.shutdown()
+            nodes.end()
             if before is None:
                 del os.environ["PYTHONPATH"]
             else:
