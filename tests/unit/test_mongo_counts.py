@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from complex_system.storage.mongo.secantus import PAUSE, TOO_LONG, CachedCount
+from complex_system.storage.mongo.secantus import OLD, PAUSE, TOO_LONG, CachedCount
 
 
 class Clock:
@@ -36,9 +36,9 @@ async def test_a_count_that_times_out_leaves_the_answer_with_what_was_written_an
     assert await count.get() == 100_000
     clock.takes, clock.fails = 4 * TOO_LONG, True
     clock.now += 1000
-    count.add(500)
+    count.add(500, count.moments)
     assert await count.get() == 100_500
-    count.add(500)
+    count.add(500, count.moments)
     assert await count.get() == 101_000
     assert clock.counted == 2
     clock.takes, clock.fails = 0.0, False
@@ -71,3 +71,19 @@ async def test_a_first_count_that_times_out_is_not_tried_again_at_once(
     assert clock.counted == 1
     clock.fails, clock.now = False, clock.now + PAUSE * TOO_LONG
     assert await count.get(among) == 100_000
+
+
+async def test_what_a_count_may_have_already_is_counted_anew_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    clock.takes = 1.0
+    count = CachedCount(clock.count)
+    before = count.moments
+    await count.get()  # while a write is under way, which the server has done
+    count.add(500, before)
+    assert await count.get() == 100_500
+    clock.now += OLD * 1.0
+    assert await count.get() == 100_000
+    count.add(500, count.moments)
+    clock.now += OLD * 2.0
+    assert await count.get() == 100_500
+    assert clock.counted == 2

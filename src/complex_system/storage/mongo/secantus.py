@@ -121,23 +121,28 @@ class SecantusQueries(Queries):
 
     @override
     async def insert(self, collection: Collection, documents: list[Document]) -> list[int]:
+        before = {field: count.moments for field, count in self._counts_of(collection)}
         with self._counts_doubted(collection):  # some may be there, and are taken back later
             existing = await super().insert(collection, documents)
         there = set(existing)
-        self._add(collection, [document for place, document in enumerate(documents) if place not in there])
+        new = [document for place, document in enumerate(documents) if place not in there]
+        for field, count in self._counts_of(collection):  # one that is new is doubted
+            known = sum(document.get(field) is not None for document in new) if field else len(new)
+            count.add(known, before.get(field, -1))
         if documents and PIPELINE in documents[0]:
             self._ranges_of(collection, (PIPELINE, documents[0][PIPELINE])).written(d[ID] for d in documents)
         return existing
 
     @override
     async def delete(self, collection: Collection, keys: Iterable[str], condition: Document | None = None) -> int:
+        before = {field: count.moments for field, count in self._counts_of(collection)}
         with self._counts_doubted(collection):
             deleted = await super().delete(collection, keys, condition)
         for field, count in self._counts_of(collection):
             if field and deleted:
                 count.doubt()
             elif not field:
-                count.add(-deleted)
+                count.add(-deleted, before.get(field, -1))
         return deleted
 
     @override
@@ -209,10 +214,6 @@ class SecantusQueries(Queries):
             for _, count in self._counts_of(collection):
                 count.doubt()
             raise
-
-    def _add(self, collection: Collection, new: list[Document]) -> None:
-        for field, count in self._counts_of(collection):
-            count.add(sum(document.get(field) is not None for document in new) if field else len(new))
 
 
 class KeyRanges:
@@ -322,6 +323,8 @@ class CachedCount:
         self._doubted = False
         self._failed: Exception | None = None
         self._counting = asyncio.Lock()
+        self.moments = 0
+        """How often a count has begun or ended."""
 
     async def get(self, among: int | None = None) -> int:
         """Return the count.
@@ -334,6 +337,7 @@ class CachedCount:
             if few or time.monotonic() >= (self._until_doubted if self._doubted else self._until):
                 began = time.monotonic()
                 self._added, self._doubted = 0, False
+                self.moments += 1
                 try:
                     counted = await self._count()
                 except Exception as error:
@@ -344,8 +348,10 @@ class CachedCount:
                     # Asked again at once, a server that cannot count so many in time would do nothing else.
                     self._until = self._until_doubted = time.monotonic() + PAUSE * took
                     return self._last()
+                self.moments += 1
                 self._known, self._failed = True, None
-                # What was written meanwhile is in the count or not.
+                # What was written meanwhile is in the count or not, so it is counted anew soon.
+                self._doubted = self._doubted or self._added != 0
                 self._answer = min(counted + self._added, max(counted, self._answer)) if self._added > 0 else counted
                 took = time.monotonic() - began
                 ended, slow = time.monotonic(), took if took > SLOW else 0.0
@@ -358,8 +364,14 @@ class CachedCount:
             raise self._failed.with_traceback(None)  # else it would keep the frames of each who asks
         return self._answer
 
-    def add(self, written: int) -> None:
-        """Add what a write of our own has changed."""
+    def add(self, written: int, moments: int) -> None:
+        """Add what a write of our own has changed.
+
+        Args:
+            written: Documents.
+            moments: :attr:`moments` before the write: where a count has begun or ended since, it may have them already.
+        """
+        self._doubted = self._doubted or (written != 0 and moments != self.moments)
         self._answer += written
         self._added += written
 
