@@ -141,12 +141,14 @@ async def test_a_client_whose_encrypted_connection_is_lost_while_it_has_somethin
                              nats_tls_ca=str(certificates / "ca.pem"))  # fmt: skip
     client = await SystemClient.open(settings, "leaver")
     transport: Any = client.broker.client._transport
+    below = transport._bare_io_writer.transport
     for _ in range(2):  # as nats-py does while it reconnects; the second time asyncio forgets what it wrote to
         transport.close()
     with contextlib.suppress(ConnectionError):
         transport.write(b"PING\r\n")
     client.broker.client._pending, client.broker.client._pending_data_size = [b"PING\r\n"], 6
     await client.close()
+    assert below.is_closing()
 
 
 async def test_replicas_on_two_hosts_share_what_a_third_asks(

@@ -79,14 +79,19 @@ class _Transport(TcpTransport):
             super().writelines(payload)  # type: ignore[no-untyped-call]
 
     async def wait_closed(self) -> None:
-        if not self._aborted:
-            await super().wait_closed()  # type: ignore[no-untyped-call]
+        try:
+            if not self._aborted:
+                await super().wait_closed()  # type: ignore[no-untyped-call]
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         self._aborted = True
-        if self._io_writer is not None:
-            with contextlib.suppress(AttributeError):  # Python 3.11.2 aborts an encrypted connection only once
-                self._io_writer.transport.abort()
+        # An encrypted connection that was closed twice forgets the connection below it, which then stays open (Python 3.11).
+        for writer in (self._io_writer, self._bare_io_writer):
+            if writer is not None:
+                with contextlib.suppress(AttributeError):  # Python 3.11.2 aborts an encrypted connection only once
+                    writer.transport.abort()
 
 
 @contextlib.contextmanager
