@@ -37,8 +37,8 @@ TRAINER = "ml_lightgbm_regression_mlflow"
 SERVICES = ("data_processing", "ml_monitoring")
 REQUESTS = 200
 NOTE = (
-    "{database}, {records:,} records, {labelled:,} of them labelled; {rounds} boosting rounds at most. When: since `ml_consumer` started. "
-    "Processor time in seconds and most memory in MB (`VmHWM`) of each process since its own start, so with its imports."
+    "{database}, {records:,} records, {labelled:,} of them labelled; {rounds} boosting rounds at most. When: since `ml_consumer` "
+    "started. Processor time in seconds and most memory in MB (`VmHWM`) of each process since its own start, so with its imports."
 )
 
 
