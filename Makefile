@@ -115,7 +115,7 @@ test-long: install $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `lon
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
 	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
-compat:  ## The same on Debian 13, whose Python is 3.13, with the unit tests: make compat [KEEP=1] [ARGS=tests]
+compat:  ## The same on Debian 13, whose Python is 3.13, with the unit tests: make compat [KEEP=1] [FOLDER=path] [ARGS=tests]
 	SUITE=trixie PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(or $(ARGS),tests/unit)
 
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
