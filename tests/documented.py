@@ -225,7 +225,7 @@ class Terminal:
             self._close_shell()
             self._shell = self._open()
             return
-        if block.language == "python":
+        if block.language == "python" or block.mark == "run with":
             python = ROOT / block.more / "bin" / "python" if block.mark == "run with" else sys.executable
             self._command(block, f"{python} - <<'PROGRAM'\n{block.text}\nPROGRAM\n", "")
             return

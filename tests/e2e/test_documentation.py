@@ -16,8 +16,9 @@ SETTINGS = {
     "COMPLEX_SYSTEM_RECORDS": "1500",
     "COMPLEX_SYSTEM_EPOCHS": "20",
     "COMPLEX_SYSTEM_LIGHTGBM_TRIALS": "5",
+    "COMPLEX_SYSTEM_SERVING_MLFLOW_GRPC_PORT": "8011",
 }
-"""Of all runs: small ones."""
+"""Of all runs: small ones, with the port that docs/serving.md names."""
 PAGES = [page for page in pages() if any(block.mark.startswith("run") for block in blocks(page))]
 
 
@@ -43,7 +44,12 @@ def environment(home: Path) -> dict[str, str]:
         if not name.startswith(("FASTIOT_", "WANDB_", "MLFLOW_", "COMPLEX_SYSTEM_"))
     }
     kept["HOME"] = str(home)
-    kept["PATH"] = os.pathsep.join([str(ROOT / ".venv" / "bin"), kept["PATH"]])
+    programs = home / "programs"
+    programs.mkdir(exist_ok=True)
+    # It would install from the network, which is not there; this is what `make test` has installed.
+    (programs / "uvx").write_text(f'#!/bin/sh\nprogram=$1; shift; exec "{ROOT}/.venv-clients/bin/$program" "$@"\n')
+    (programs / "uvx").chmod(0o755)
+    kept["PATH"] = os.pathsep.join([str(programs), str(ROOT / ".venv" / "bin"), kept["PATH"]])
     return {**kept, **SETTINGS}
 
 
