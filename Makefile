@@ -109,6 +109,10 @@ DATABASE ?= MariaDB
 scale: install  ## Measure what grows with the records: make scale [RECORDS=10000000] [GROWN=10000000] [DATABASE=MongoDB] [ARGS="--parts 20"]
 	$(BIN)/python -m benchmarks.scale $(DATABASE) --records $(RECORDS) --grown $(GROWN) $(ARGS)
 
+.PHONY: replicas
+replicas: install  ## Measure one and two replicas of services in network namespaces; needs root: make replicas [ARGS=--quick]
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.replicas $(ARGS)
+
 lint: install  ## Check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
