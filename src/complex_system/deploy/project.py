@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import complex_system.messaging  # noqa: F401 - FastIoT with our mends, before anything else imports it
+
+# isort: split
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
