@@ -4,7 +4,8 @@ A comment before a block says what becomes of it; renderers do not show it:
 
 ``<!-- run -->`` runs the block: shell commands, or Python. Where it shows ``$ command`` and its output, the output is compared;
 ``...`` stands for any text.
-``<!-- run: numbers vary -->`` runs it, and compares the output but for its numbers; of ``fiot run``, each line has to be said.
+``<!-- run: numbers vary -->`` runs it, and looks for each shown line in the output, whatever its numbers and frameworks are: which
+model is best varies, too.
 ``<!-- run: output varies -->`` runs it, and does not look at the output.
 ``<!-- run with: FOLDER -->`` runs Python with the interpreter of another virtual environment of the repository.
 ``<!-- run without: COMMAND, ... -->`` runs it but for the commands that begin so.
@@ -39,7 +40,8 @@ RUN = ("run", "run with", "run without", "by hand", "another terminal")
 """Marks of what the terminal does."""
 _MARK = re.compile(r"<!-- (run without|run with|run|not run|by hand|another terminal|beside)(?:: (.*?))? -->", re.DOTALL)
 _FENCE = re.compile(r"( *)```(.*)")
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e-?\d+)?")
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*(?:e-?\d+)?")
+_MODEL = re.compile(r"\b(?:pytorch-wandb|pytorch|lightgbm|tensorflow|linear|stack)\b")
 
 
 class Block(NamedTuple):
@@ -123,7 +125,7 @@ def difference(shown: str, said: str, how: str) -> str:
 
 
 def _without_numbers(line: str) -> str:
-    return " ".join(_NUMBER.sub("0", line).split())
+    return " ".join(_MODEL.sub("MODEL", _NUMBER.sub("0", line)).split())
 
 
 def _pattern(text: str) -> re.Pattern[str]:
