@@ -165,8 +165,8 @@ clean:  ## Remove what was built and run; the virtual environments stay
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: screenshots
-screenshots: install  ## Take the pictures of the monitoring page in docs/images
-	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
+screenshots: install  ## Take the pictures of the monitoring page in docs/images, of a run of an hour: make screenshots [ARGS="--minutes 5"]
+	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots $(ARGS)
 
 .PHONY: docs
 docs: install  ## Write docs/subjects.md from the declarations, and build the documentation site into build/site; warnings are errors
