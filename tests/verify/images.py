@@ -85,15 +85,15 @@ class Image:
 
     def look(self, *, pull: bool) -> None:
         """Find the image here, or at its registry."""
-        if not docker("images", "--quiet", self.reference):
-            try:
+        try:
+            if not docker("images", "--quiet", self.reference):
                 if not pull:
                     raise DockerError("it is not on this machine")
                 docker("pull", "--quiet", self.reference, seconds=1800)
-            except DockerError as error:
-                self.missing = f"image not available: {error}"
-                return
-        [described] = json.loads(docker("image", "inspect", self.reference))
+            [described] = json.loads(docker("image", "inspect", self.reference))
+        except DockerError as error:
+            self.missing = f"image not available: {error}"
+            return
         digests = described.get("RepoDigests") or []
         self.digest = digests[0].partition("@")[2] if digests else described["Id"]
         if not digests:

@@ -7,6 +7,7 @@ also after Ctrl-C. Stand-ins under the images' names are told apart by what the 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import psutil
 
 from complex_system import __version__
@@ -170,7 +172,7 @@ class Verification:
             else:
                 proof.said, passed = self.command(proof)
                 proof.result = PASSED if passed else FAILED
-        except (DockerError, StartError, grafana.RefusedError, OSError) as error:
+        except (DockerError, StartError, grafana.RefusedError, httpx.HTTPError, OSError, LookupError, ValueError) as error:
             proof.result, proof.said = FAILED, str(error)
         except KeyboardInterrupt:
             proof.said = "interrupted"
@@ -178,7 +180,7 @@ class Verification:
         finally:
             proof.seconds = time.monotonic() - began
             proof.stand_ins = [each.reference for each in images if each.doubts]
-        self.say(f"{proof.name}: {proof.result}: {proof.said.splitlines()[-1]}")
+        self.say(f"{proof.name}: {proof.result}: {proof.said.splitlines()[0]}")
 
     def command(self, proof: Proof) -> tuple[str, bool]:
         """Run a proof's tests or module beside its servers; return what it said, and whether it passed."""
@@ -202,7 +204,7 @@ class Verification:
                 f"{sum(line.startswith('[') for line in said)} observations in {log.name}" if code == 0 else said[-1]
             ), code == 0
         marked = [line[:300] for line in said if re.match(r"(FAILED|ERROR|SKIPPED) ", line)]
-        return "\n".join([*marked[:30], said[-1].strip("= ")]), code == 0
+        return "\n".join([said[-1].strip("= "), *marked[:30]]), code == 0
 
     def wait(self, name: str, command: list[str], variables: dict[str, str], log: Path) -> int:
         """Run a command, say how far it is, and end it in order when this run is interrupted."""
@@ -256,8 +258,8 @@ class Verification:
             for each in self.images.values()
         ]
         rows = [
-            f"| {each.name} | {each.shows} | {each.result}{', on stand-ins' if each.stand_ins and each.result == PASSED else ''} "
-            f"| {each.seconds:.0f} | {each.said.splitlines()[-1].replace('|', '/')[:300]} |"
+            f"| {each.name} | {each.shows} | {each.result}{', on stand-ins' if each.stand_ins and each.result != NOT_RUN else ''} "
+            f"| {each.seconds:.0f} | {each.said.splitlines()[0].replace('|', '/')[:300]} |"
             for each in self.proofs
         ]
         failures = [
@@ -332,6 +334,7 @@ def options(arguments: list[str] | None, everything: list[Proof]) -> argparse.Na
 
 def main() -> int:
     """Read the command line and verify."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     everything = proofs()
     chosen = options(None, everything)
     try:
