@@ -38,6 +38,7 @@ from complex_system.testing.data import keys_of, processed_table
 from complex_system.testing.stores import DataStoreContract
 from complex_system.testing.stores.base import R2 as CHANGED
 from envelopes import envelopes
+from given import DIRECT
 
 # MariaDB's codes. A full disk, memory, locks, read-only, a time limit, the operating system's errors:
 WAITS = (28, 1021, 1026, 1030, 1037, 1041, 1114, 1206, 1290, 1317, 1836, 1969)
@@ -225,6 +226,9 @@ class MongoCases(ServerStoreCases):
     async def drop(self, settings: Settings) -> None:
         async with AsyncMongoClient(settings.mongo_host, settings.mongo_port) as client:
             await client.drop_database(settings.mongo_name)
+
+    def behind(self, database: Settings, port: int) -> Settings:
+        return database.copy(update={"mongo_host": DIRECT, "mongo_port": port})
 
     async def refuse(self, database: Settings, column: str, value: str) -> bool:
         async with AsyncMongoClient(database.mongo_host, database.mongo_port) as client:

@@ -60,6 +60,10 @@ class StoreHooks(ABC):
         """Return the same database, to be reached at another port; needed where :meth:`port` returns one."""
         raise NotImplementedError(f"{type(self).__name__} has a port, so it needs the hook 'at_port', too.")
 
+    def behind(self, database: Any, port: int) -> Any:
+        """Return the same database behind a proxy; override it where a driver would go round, as one that finds replicas does."""
+        return self.at_port(database, port)
+
     async def refuse(self, database: Any, column: str, value: str) -> bool:
         """Have the database itself refuse raw records with a value, by a rule such as its operator may make.
 

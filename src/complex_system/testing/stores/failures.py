@@ -72,7 +72,7 @@ class FailureCases(StoreHooks):
     ) -> None:
         """While the server is away every request raises ``StoreUnavailableError``; when it is back, the same store works."""
         async with proxied(self.server_port(database)) as proxy:
-            through = self.make(dataset, self.at_port(database, proxy.port))
+            through = self.make(dataset, self.behind(database, proxy.port))
             await through.open()
             await asyncio.gather(*(through.save_raw(records[i : i + 5]) for i in range(0, 20, 5)))
             await proxy.cut()
