@@ -98,11 +98,13 @@ def commands() -> str:
         lines += [
             f"## `fiot {name}`",
             "",
-            f"```\nfiot {name} {arguments}\n```".replace(" \n", "\n"),
+            f"```text\nfiot {name} {arguments}\n```".replace(" \n", "\n"),
             "",
             command.help or "",
             "",
         ]
+        if examples := (command.epilog or "").partition("\n\n")[2]:
+            lines += ["```text", *examples.split("\n\n"), "```", ""]
         options = [each for each in command.params if each.param_type_name == "option" and each.name != "help"]
         if options:
             lines += ["| option | |", "|---|---|"]

@@ -20,6 +20,7 @@ EXTENSIONS = [
     "complex_system.cli.predict",
     "complex_system.cli.champion",
     "complex_system.infrastructure",
+    "complex_system.cli.tool",
 ]
 """Our additions to ``fiot``."""
 _SERVICES = "complex_system_services"
