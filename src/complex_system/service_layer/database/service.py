@@ -62,6 +62,8 @@ _OLD_PAUSE = 0.2
 """... and seconds until the next one, for whoever else needs the database."""
 _PLACES_AT_ONCE = 500_000
 """Records that one query passes on the way to the end of a range of keys: the database walks over them, and a query has 20 s."""
+_RANGES_SECONDS = 10.0
+"""Seconds for which ranges of keys are looked for, in one request; whoever asks waits for some more."""
 _PAGES_REMEMBERED = 60.0
 """Seconds in which the end of a numbered page is where the next one begins, also where records were added or deleted before it ..."""
 _MOST_PAGES = 1000
@@ -254,16 +256,15 @@ class DatabaseService(DocumentSubjects):
 
     @answers(database.GET_KEY_RANGES)
     async def get_key_ranges(self, asked: KeyRangesRequest) -> list[str]:
-        """Return where the keys are to be cut for ranges with about as many processed records each."""
-        places = (await self._counts()).processed / asked.count
+        """Return the ends of ranges of processed records, as many as are found in some seconds; none behind the last record."""
         ends: list[str] = []
-        for place in range(1, asked.count):
-            steps, end = round(place * places) - round((place - 1) * places), ends[-1] if ends else None
-            while steps > 0:
-                end = await self._stored(self.store.processed_key(end, min(steps, _PLACES_AT_ONCE)))
-                steps = steps - _PLACES_AT_ONCE if end is not None else 0
-            if end is None:  # fewer records than ranges, or some have gone
-                break
+        end, until = asked.after, time.monotonic() + _RANGES_SECONDS
+        while len(ends) < asked.count and (not ends or time.monotonic() < until):
+            for passed in range(0, asked.places, _PLACES_AT_ONCE):
+                places = min(asked.places - passed, _PLACES_AT_ONCE)
+                end = await self._stored(self.store.processed_key(end, places))
+                if end is None:
+                    return ends
             ends.append(end)
         return ends
 
