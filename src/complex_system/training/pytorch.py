@@ -298,8 +298,8 @@ class _Epochs:
     """The epochs of one training. The average of the weights is evaluated and kept, not the weights themselves.
 
     Workers that train together go over their own samples, and replace their weights by the mean of all every few steps (local SGD; S.
-    Stich, ICLR 2019). A worker counts as its samples do: shares may be far from equal. Exchanging the gradients of every step, as DistributedDataParallel does, takes two to three times as long as
-    a step of such a small network.
+    Stich, ICLR 2019). A worker counts as its samples do: shares may be far from equal. Exchanging the gradients of every step, as
+    DistributedDataParallel does, takes two to three times as long as a step of such a small network.
 
     Attributes:
         course: What has been trained.
