@@ -260,11 +260,8 @@ class DatabaseService(DocumentSubjects):
         ends: list[str] = []
         end, until = asked.after, time.monotonic() + _RANGES_SECONDS
         while len(ends) < asked.count and (not ends or time.monotonic() < until):
-            for passed in range(0, asked.places, _PLACES_AT_ONCE):
-                places = min(asked.places - passed, _PLACES_AT_ONCE)
-                end = await self._stored(self.store.processed_key(end, places))
-                if end is None:
-                    return ends
+            if (end := await self._key_behind(end, asked.places)) is None:
+                break
             ends.append(end)
         return ends
 
@@ -305,6 +302,14 @@ class DatabaseService(DocumentSubjects):
 
     async def _counts(self) -> RecordCounts:
         return await self._stored(self.store.counts())
+
+    async def _key_behind(self, after: str | None, places: int) -> str | None:
+        """Return the key of the processed record that lies so many places behind a key; None past the end."""
+        for passed in range(0, places, _PLACES_AT_ONCE):
+            after = await self._stored(self.store.processed_key(after, min(places - passed, _PLACES_AT_ONCE)))
+            if after is None:
+                break
+        return after
 
     async def _upsert(self, page: Page) -> Upserted:
         await self._written(self.store.upsert_processed(page.table, page.notes.get("version", self.dataset.version)))
