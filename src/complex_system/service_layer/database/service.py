@@ -88,8 +88,9 @@ class DatabaseService(DocumentSubjects):
     retention_interval = 3600.0
     """Seconds between two searches for raw records that are too old."""
 
-    recount_interval = 86_400.0
-    """Seconds between two counts of all records, for what other programs have written."""
+    first_recount, recount_interval = 3600.0, 86_400.0
+    """Seconds from the count of all records at the start to the second one, for what replicas of an earlier release have written while
+    one after the other was updated; and between later ones, for what other programs write."""
 
     records_decide = 15.0
     """Seconds after a failed write of records in which a probe write alone does not make the service ready; writers pause for 10 s."""
@@ -97,6 +98,7 @@ class DatabaseService(DocumentSubjects):
     ingest: Ingest | None = None
     _ends: dict[tuple[int, int], tuple[str, float]]
     _write_failed = -math.inf
+    _recounts = 0
 
     @abstractmethod
     def make_store(self) -> DataStore:
@@ -343,7 +345,8 @@ class DatabaseService(DocumentSubjects):
 
     async def _recount(self) -> float | None:
         await self.store.recount()
-        return None
+        self._recounts += 1
+        return self.first_recount if self._recounts == 1 else None
 
     async def _delete_old_raw(self) -> float | None:
         deleted, began = 0, time.monotonic()

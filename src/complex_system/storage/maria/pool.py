@@ -55,17 +55,20 @@ class MariaConnections:
         self._settings = settings
         self._idle: deque[Any] = deque()
         self._threads: ThreadPoolExecutor | None = None
+        self._patient: ThreadPoolExecutor | None = None
 
     def open(self) -> None:
         """Start the threads; a connection is made when it is needed."""
         self.close()
         self._threads = ThreadPoolExecutor(self._settings.maria_connections, thread_name_prefix="mariadb")
+        self._patient = ThreadPoolExecutor(1, thread_name_prefix="mariadb-alone")
 
     def close(self) -> None:
         """Wait for statements in progress and close threads and connections."""
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
-            self._threads = None
+        for threads in (self._threads, self._patient):
+            if threads is not None:
+                threads.shutdown(cancel_futures=True)
+        self._threads = self._patient = None
         self._discard_idle()
 
     async def run(self, work: Work[T]) -> T:
@@ -88,7 +91,9 @@ class MariaConnections:
         return await self.run(lambda connection: change(connection, statement, parameters))
 
     async def alone(self, work: Work[T], wanted: str = "such a table") -> T:
-        """Run ``work(connection)`` on a connection of its own, where a statement may take an hour: for changes of tables.
+        """Run ``work(connection)`` on a connection and thread of its own, where a statement may take an hour: for changes of tables.
+
+        One after the other; :meth:`run` goes on meanwhile.
 
         Args:
             work: What to do.
@@ -115,9 +120,9 @@ class MariaConnections:
                     ) from error
                 raise self._translated(error) from error
 
-        if self._threads is None:
+        if self._patient is None:
             raise StoreUnavailableError(f"{self._name} is not connected.")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, patiently)
+        return await asyncio.get_running_loop().run_in_executor(self._patient, patiently)
 
     def create_database(self) -> None:
         """Create the database if the server does not have it."""
