@@ -216,18 +216,12 @@ def _discard(connection: Any) -> None:
             connection.close()
 
 
-def select(connection: Any, statement: str, parameters: Sequence[Any], *, locks: bool = False) -> list[Row]:
-    """Return all rows of a query.
-
-    Args:
-        connection: The connection.
-        statement: The query.
-        parameters: Its parameters.
-        locks: Whether it locks rows. The driver (1.1.14) does not raise an error that comes while it fetches unbuffered, such as a
-            deadlock: it returns a row of values that are not objects, which ends the process.
-    """
-    # The binary protocol reads numbers six times as fast, and exactly; unbuffered, rows are decoded while the server finds more.
-    cursor = connection.cursor(binary=True, buffered=locks)
+def select(connection: Any, statement: str, parameters: Sequence[Any]) -> list[Row]:
+    """Return all rows of a query."""
+    # The binary protocol reads numbers six times as fast, and exactly. Unbuffered, the driver (1.1.14) does not raise an error that
+    # comes while it fetches, such as a deadlock, or the end of a query by KILL QUERY or max_statement_time: it returns fewer rows, or
+    # ends the process with values that are not objects. Nor is it faster.
+    cursor = connection.cursor(binary=True, buffered=True)
     try:
         cursor.execute(statement, parameters)
         rows: list[Row] = cursor.fetchall()
@@ -237,7 +231,10 @@ def select(connection: Any, statement: str, parameters: Sequence[Any], *, locks:
 
 
 def select_in_parts(connection: Any, statement: str, rows: int) -> Iterator[list[Row]]:
-    """Yield the rows of a query, so many at a time, while the server finds more."""
+    """Yield the rows of a query, so many at a time, while the server finds more.
+
+    They may be fewer where the query was ended (see :func:`select`): count them.
+    """
     cursor = connection.cursor(binary=True, buffered=False)
     try:
         cursor.execute(statement)

@@ -181,9 +181,7 @@ class MariaDataStore(DataStore):
             [(there, _)] = select(connection, _THERE, ())
             processed = labelled = 0
             for keys in values.keys_of(row[0] for row in rows):
-                deleted = select(
-                    connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", (), locks=True
-                )
+                deleted = select(connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", ())
                 processed += len(deleted)
                 labelled += sum(row[0] for row in deleted)
             self._add(connection, processed=-processed, labelled=-labelled, rejected=len(rows) - there)
