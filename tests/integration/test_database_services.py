@@ -7,7 +7,7 @@ import csv
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,26 @@ async def test_a_walk_over_numbered_pages_goes_on_behind_the_last_key_and_meets_
     before, there = rows[:10], rows[10:]
     await kio.request_upsert_many_processed_data_points(tester, there)
     without_key = [{name: value for name, value in row.items() if name != ID} for row in there]
-    by_number = service.store.processed_page
+    walked: list[int] = []
+    processed_key = service.store.processed_key
 
-    async def never(page: int, page_size: int) -> list[Record]:
-        raise AssertionError("the database walks over all records before it")
+    def counted(after: str | None, places: int) -> Awaitable[str | None]:
+        walked.append(places)
+        return processed_key(after, places)
 
-    monkeypatch.setattr(service.store, "processed_page", never)
+    monkeypatch.setattr(service.store, "processed_key", counted)
     found = await kio.request_get_processed_data_points_page(tester, page=0, page_size=7)
     await kio.request_upsert_many_processed_data_points(tester, before)
     for number in range(1, 5):
         found += await kio.request_get_processed_data_points_page(tester, page=number, page_size=7)
     assert found == without_key
-    monkeypatch.setattr(service.store, "processed_page", by_number)
+    assert walked == []
+    # Another replica has answered the pages between.
+    every = [{name: value for name, value in row.items() if name != ID} for row in rows]
+    for number in (0, 2, 5):
+        page = await kio.request_get_processed_data_points_page(tester, page=number, page_size=5)
+        assert page == every[5 * number : 5 * number + 5]
+    assert walked == [5, 10]
     monkeypatch.setattr(database_service, "_PAGES_REMEMBERED", 0.0)
     assert await kio.request_get_processed_data_points_page(tester, page=1, page_size=10) == without_key[:10]
 

@@ -171,7 +171,6 @@ class Statements:
         self.replace_processed = f" ON DUPLICATE KEY UPDATE {replaced}"
         self.delete_processed = f"DELETE FROM {names.processed} WHERE {ID} IN "
         self.was_labelled = f" RETURNING {target} IS NOT NULL"
-        self.select_processed_page = f"SELECT {', '.join(values)} FROM {names.processed} ORDER BY {ID} LIMIT ? OFFSET ?"
         self.select_processed_key = f"SELECT {ID} FROM {names.processed} WHERE {ID} > ? ORDER BY {ID} LIMIT 1 OFFSET ?"
         self.select_targets = f"SELECT {ID}, {target} FROM {names.processed} WHERE {ID} IN"
         rejected_row = _same_key(names.rejected, "(@there := @there + 1)")

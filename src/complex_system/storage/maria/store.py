@@ -227,13 +227,6 @@ class MariaDataStore(DataStore):
         return str(found[0][0]) if found else None
 
     @override
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        names = self.dataset.processed_names[1:]
-
-        rows = await self._connections.select(self._sql.select_processed_page, (page_size, page * page_size))
-        return [dict(zip(names, row, strict=True)) for row in rows]
-
-    @override
     async def counts(self) -> RecordCounts:
         [counted] = await self._connections.select(self._sql.counts)
         return RecordCounts(**dict(zip(COUNTED, counted, strict=True)))
