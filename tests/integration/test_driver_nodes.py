@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from complex_system.local.servers.ray import RayHead, RayNode, ray_cluster
-from ray_nodes import wait_for
+from complex_system.local.servers.ray import RayNode, ray_cluster
+from ray_nodes import ray_nodes, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -41,33 +41,19 @@ for _ in range(2):
 executor.close()
 """
 
-Drive = Callable[[str], "subprocess.Popen[str]"]
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayHead, tuple[RayNode, ...]]]:
-    """A head and a worker."""
-    folder = tmp_path_factory.mktemp("ray")
-    head, nodes = ray_cluster(folder, folder / "logs", 1)
-    with ExitStack() as stopping:
-        for node in nodes:
-            stopping.callback(node.stop)
-            begin(node)
-        yield head, nodes
+Drive = Callable[[str, dict[str, str]], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def drive(nodes: tuple[RayHead, tuple[RayNode, ...]]) -> Iterator[Drive]:
+def drive() -> Iterator[Drive]:
     """Start drivers; what is left of them ends with the test."""
-    head, _ = nodes
-    # With the hook, their nodes listen on loopback, too.
-    environment = {**os.environ, **head.secrets(), **head.trainer_environment(1)}
     with ExitStack() as ending:
 
-        def start(program: str) -> subprocess.Popen[str]:
+        def start(program: str, environment: dict[str, str]) -> subprocess.Popen[str]:
             driver = subprocess.Popen(
                 [sys.executable, "-c", program],
-                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env={**os.environ, **environment},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
             ending.enter_context(driver)
             ending.callback(driver.kill)
@@ -93,30 +79,36 @@ def tell(driver: subprocess.Popen[str]) -> None:
 
 
 def test_trainers_of_one_machine_have_nodes_of_their_own_that_end_with_them_also_when_they_are_killed(drive: Drive) -> None:
-    first, second = drive(ELSEWHERE), drive(ELSEWHERE)
-    folders = {Path(line(each)).parents[2] for each in (first, second)}
-    assert len(folders) == 2
-    node = psutil.Process(first.pid).children(recursive=True)
-    assert len(node) > 1
-    first.kill()
-    wait_for(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in node))
-    wait_for(lambda: sum(folder.exists() for folder in folders) == 1)
-    tell(second)
-    assert line(second).isdecimal()  # its own node is still there
-    assert second.wait(60) == 0
-    assert not any(folder.exists() for folder in folders)
+    with ray_nodes() as nodes:
+        nodes.use(1)
+        address = {"COMPLEX_SYSTEM_RAY_ADDRESS": nodes.parameters.address}
+        first, second = drive(ELSEWHERE, address), drive(ELSEWHERE, address)
+        folders = [Path(line(each)).parents[2] for each in (first, second)]
+        assert len({*folders, nodes.cluster.head_node.get_temp_dir_path()}) == 3
+        node = psutil.Process(first.pid).children(recursive=True)
+        assert len(node) > 1
+        first.kill()
+        wait_for(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in node))
+        wait_for(lambda: not folders[0].exists())
+        tell(second)
+        assert line(second).isdecimal()  # its own node is still there
+        assert second.wait(60) == 0
+        assert not folders[1].exists()
 
 
-def test_tasks_after_the_head_was_replaced_run_on_the_new_one(
-    drive: Drive, nodes: tuple[RayHead, tuple[RayNode, ...]]
-) -> None:
-    driver = drive(TWICE)
-    assert line(driver) == "0 1 4"
-    for node in nodes[1]:
-        node.stop()
-    for node in nodes[1]:
-        begin(node)
-    tell(driver)
-    assert line(driver) == "0 1 4"
-    tell(driver)
-    assert driver.wait(60) == 0
+def test_tasks_after_the_head_was_replaced_run_on_the_new_one(drive: Drive, tmp_path: Path) -> None:
+    head, nodes = ray_cluster(tmp_path, tmp_path / "logs", 1)
+    with ExitStack() as stopping:
+        for node in nodes:
+            stopping.callback(node.stop)
+            begin(node)
+        driver = drive(TWICE, head.trainer_environment(1))
+        assert line(driver) == "0 1 4"
+        for node in nodes:
+            node.stop()
+        for node in nodes:
+            begin(node)
+        tell(driver)
+        assert line(driver) == "0 1 4"
+        tell(driver)
+        assert driver.wait(60) == 0
