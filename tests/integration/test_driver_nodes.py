@@ -25,7 +25,7 @@ with cluster.connected(cluster.ClusterParameters(os.environ["COMPLEX_SYSTEM_RAY_
     here = ray.get_runtime_context().get_node_id()
     print(next(node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here), flush=True)
     sys.stdin.readline()
-    print(ray.get(ray.remote(num_cpus=1)(os.getpid).remote(), timeout=120), flush=True)
+    print(ray.get(ray.remote(num_cpus=1)(lambda: os.getpid()).remote(), timeout=120), flush=True)
 """
 TWICE = """
 import os, sys
@@ -53,7 +53,7 @@ def drive() -> Iterator[Drive]:
             driver = subprocess.Popen(
                 [sys.executable, "-c", program],
                 env={**os.environ, **environment},
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             ending.enter_context(driver)
             ending.callback(driver.kill)
@@ -82,9 +82,11 @@ def test_trainers_of_one_machine_have_nodes_of_their_own_that_end_with_them_also
     with ray_nodes() as nodes:
         nodes.use(1)
         address = {"COMPLEX_SYSTEM_RAY_ADDRESS": nodes.parameters.address}
-        first, second = drive(ELSEWHERE, address), drive(ELSEWHERE, address)
-        folders = [Path(line(each)).parents[2] for each in (first, second)]
-        assert len({*folders, nodes.cluster.head_node.get_temp_dir_path()}) == 3
+        first = drive(ELSEWHERE, address)
+        folders = [Path(line(first)).parents[2]]
+        second = drive(ELSEWHERE, address)
+        folders.append(Path(line(second)).parents[2])
+        assert len({*folders, Path(nodes.cluster.head_node.get_temp_dir_path())}) == 3
         node = psutil.Process(first.pid).children(recursive=True)
         assert len(node) > 1
         first.kill()
