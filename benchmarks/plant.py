@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError
 from complex_system.local.processes import Child
-from complex_system.local.servers import MariaServer, MongoServer, NatsServer
+from complex_system.local.servers import MariaServer, MlflowServer, MongoServer, NatsServer
 from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.protocol.base import Empty
 from complex_system.protocol.operations import health_request
@@ -31,14 +31,26 @@ DATASET = Dataset.load()
 class Plant:
     """Servers and services for the time of a block; :attr:`client` asks them, :meth:`run` waits for that."""
 
-    def __init__(self, database: str | None = None, services: tuple[str, ...] = (), **variables: str) -> None:
+    def __init__(
+        self,
+        database: str | None = None,
+        services: tuple[str, ...] = (),
+        *,
+        folder: Path | None = None,
+        mlflow: bool = False,
+        **variables: str,
+    ) -> None:
         """Prepares a plant; nothing is started yet.
 
         Args:
             database: ``MariaDB`` or ``MongoDB``, with its service; None for none.
             services: Further services by their names.
+            folder: Where the servers keep their data, which stay there; None for a folder that is removed at the end.
+            mlflow: Whether MLflow's server is started, too.
             variables: What their environment says beyond where the servers are.
         """
+        self._kept = folder
+        self._mlflow = mlflow
         self._database = database
         self._services = list(services)
         self._variables = variables
@@ -57,13 +69,16 @@ class Plant:
         self._stack.close()
 
     def _start(self) -> Self:
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.folder = self._kept or Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.folder.mkdir(parents=True, exist_ok=True)
         os.environ["FASTIOT_CONFIG_DIR"] = str(self.folder)  # FastIoT would read a deployment's environment otherwise
         servers: list[Any] = [NatsServer(self.folder / "nats", port=0)]
         if self._database:
             kind, service = DATABASES[self._database]
             servers.append(kind(self.folder / "database", port=0))
             self._services.insert(0, service)
+        if self._mlflow:
+            servers.append(MlflowServer(self.folder / "mlflow", port=0))
         # A machine that does other work too shall make a figure worse and not fail the program.
         environment = {"FASTIOT_CONFIG_DIR": str(self.folder), "FASTIOT_NATS_DEFAULT_TIMEOUT": "300", **self._variables}
         for server in servers:

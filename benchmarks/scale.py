@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -49,12 +50,12 @@ START = datetime(2025, 1, 1)  # noqa: DTZ001 - as Laboratory has it; its keys ri
 PATIENCE = 600.0
 """Seconds without a new record after which the program gives up."""
 SAMPLES = 20
-PAUSE = 5.0
+PAUSE = 15.0
 """Seconds between two samples of the requests, which cost processor time, too."""
 PAGES = ("/health", "/api/overview", "/api/data", "/metrics", "/")
 NOTE = (
     "{database}. Processor time in µs a record, most memory in MB (`VmHWM`, for the part alone), and the median and the longest of "
-    "the times in ms that requests took while the part was written and processed, one of each every five seconds."
+    "the times in ms that requests took while the part was written and processed, one of each every fifteen seconds."
 )
 
 READING = (
@@ -82,6 +83,9 @@ class Watch:
         found = [1000 * each for each in self.times.get(name, [])]
         return f"{median(found):,.0f}, {max(found):,.0f}" if found else "-"
 
+    def __str__(self) -> str:
+        return f"median, longest in ms: { ({name: self.text(name) for name in self.times}) }"
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -105,41 +109,46 @@ class Usage:
 class Scale:
     """A plant that records flow through, part by part."""
 
-    def __init__(self, plant: Plant, database: str, page: str) -> None:
+    def __init__(self, plant: Plant, database: str, page: str, there: int = 0) -> None:
         self._plant = plant
         self._database = database
         self._page = page
-        self._there = 0
+        self._there = there
         self._first: float | None = None
         self.table = Table(
-            f"Scale, {database}", NOTE.format(database=database), ["records", "records/s", *self._pids, "all", ""]
+            f"Scale, {database}", NOTE.format(database=database), ["records", "records/s", *self.pids, "all", ""]
         )
         self.reading = Table(
-            f"Reading all labelled records, {database}", READING, ["records", "rows", "s", "rows/s", *self._pids]
+            f"Reading all labelled records, {database}", READING, ["records", "rows", "s", "rows/s", *self.pids]
         )
         self.reading.head += ["memory of the reader, MB", "its arrays, MB", "memory of the database service, MB"]
         self.table.head += ["counts", "page in the middle", *PAGES, "memory in MB"]
 
     @property
-    def _pids(self) -> dict[str, int]:
+    def pids(self) -> dict[str, int]:
+        """Processes by name."""
         children = {**self._plant.servers, **self._plant.children}
         return {name: child.pid for name, child in children.items() if child.pid is not None} | {"source": os.getpid()}
 
     async def part(self, count: int) -> None:
         """Have so many records saved and processed, and add a row about it."""
-        _forget_peaks(self._pids.values())
-        before, began, watch = Usage.of(self._pids), time.monotonic(), Watch()
-        watching = [asyncio.create_task(self._watch(watch, each)) for each in (self._ask, self._look)]
+        _forget_peaks(self.pids.values())
+        before, began, watch = Usage.of(self.pids), time.monotonic(), Watch()
         records = Laboratory(self._there + 1, START + timedelta(milliseconds=self._there)).records(count)
         batches = iter(lambda: list(islice(records, self._plant.settings.batch_size)), [])
-        await run_concurrently(*(self._send(batches) for _ in range(self._plant.settings.batches_in_flight)))
-        self._there += count
-        await self._until_processed()
-        seconds = time.monotonic() - began
-        for task in watching:
-            task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
-        self._add(count, seconds, before, watch)
+        sending = (self._send(batches) for _ in range(self._plant.settings.batches_in_flight))
+        await self.watched(watch, self._written(count, run_concurrently(*sending)))
+        self._add(count, time.monotonic() - began, before, watch)
+
+    async def watched(self, watch: Watch, work: Awaitable[None]) -> None:
+        """Ask and look again and again while some work is done."""
+        watching = [asyncio.create_task(self._watch(watch, each)) for each in (self._ask, self._look)]
+        try:
+            await work
+        finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
     def grow(self, until: int) -> None:
         """Copy the records that are there until there are so many."""
@@ -177,8 +186,8 @@ class Scale:
 
     async def read(self) -> None:
         """Read all labelled records as a trainer does before it learns, and add a row about it to :attr:`reading`."""
-        _forget_peaks(self._pids.values())
-        before, began = Usage.of(self._pids), time.monotonic()
+        _forget_peaks(self.pids.values())
+        before, began = Usage.of(self.pids), time.monotonic()
         collector = SampleCollector(DATASET, [Part.TRAIN, Part.VALIDATION], keys=RAW_SAMPLE, timed=True, listed=MAX_LISTED)
         pages = self._plant.database.processed_pages(
             collector.columns, labelled=True, version=DATASET.version, raw=collector.raw
@@ -189,15 +198,20 @@ class Scale:
             rows += page.table.num_rows
         collected = time.monotonic() - began
         data = await asyncio.to_thread(collector.training_data)
-        now = Usage.of(self._pids)
-        each = [f"{(now.seconds[name] - before.seconds[name]) / rows * 1e6:.1f}" for name in self._pids]
+        now = Usage.of(self.pids)
+        each = [f"{(now.seconds[name] - before.seconds[name]) / rows * 1e6:.1f}" for name in self.pids]
         kept = sum(array.nbytes for part in (data.train, data.validation) for array in (part.x, part.y)) / 1e6
         grown = now.peak["source"] - before.peak["source"]
         row = [f"{self._there:,}", f"{rows:,}", f"{collected:.0f}", f"{rows / collected:,.0f}", *each, f"{grown:.0f}"]
         self.reading.rows.append(
-            [*row, f"{kept:.0f}", f"{now.peak['database_maria' if 'mariadb' in self._pids else 'database_mongo']:.0f}"]
+            [*row, f"{kept:.0f}", f"{now.peak['database_maria' if 'mariadb' in self.pids else 'database_mongo']:.0f}"]
         )
         print(" | ".join(self.reading.rows[-1]), flush=True)
+
+    async def _written(self, count: int, sending: Awaitable[object]) -> None:
+        await sending
+        self._there += count
+        await self._until_processed()
 
     async def _send(self, batches: Iterator[list[Record]]) -> None:
         for records in batches:
@@ -245,8 +259,8 @@ class Scale:
             await watch.timed(path, asyncio.to_thread(_read, self._page + path))
 
     def _add(self, count: int, seconds: float, before: Usage, watch: Watch) -> None:
-        now = Usage.of(self._pids)
-        each = {name: (now.seconds[name] - before.seconds[name]) / count * 1e6 for name in self._pids}
+        now = Usage.of(self.pids)
+        each = {name: (now.seconds[name] - before.seconds[name]) / count * 1e6 for name in self.pids}
         total = sum(each.values())
         self._first = self._first or total
         row = [f"{self._there:,}", f"{count / seconds:,.0f}", *(f"{value:.0f}" for value in each.values()), f"{total:.0f}"]
@@ -257,13 +271,13 @@ class Scale:
 
     async def quiet(self) -> str:
         """Return the times of requests while nothing is written, and what a sample of all of them costs."""
-        watch, before = Watch(), Usage.of(self._pids)
+        watch, before = Watch(), Usage.of(self.pids)
         for _ in range(SAMPLES):
             await self._ask(watch)
             await self._look(watch)
-        now = Usage.of(self._pids)
-        cost = {name: f"{(now.seconds[name] - before.seconds[name]) / SAMPLES * 1000:.0f}" for name in self._pids}
-        return f"nothing is written: { ({name: watch.text(name) for name in watch.times}) }; a sample costs {cost} ms"
+        now = Usage.of(self.pids)
+        cost = {name: f"{(now.seconds[name] - before.seconds[name]) / SAMPLES * 1000:.0f}" for name in self.pids}
+        return f"nothing is written: {watch}; a sample costs {cost} ms"
 
 
 def _forget_peaks(pids: Iterable[int]) -> None:
@@ -276,21 +290,27 @@ def _read(address: str) -> bytes:
         return bytes(answer.read())
 
 
-def measure(database: str, records: int, parts: int, grown: int) -> list[Table]:
+def measure(database: str, records: int, parts: int, grown: int, folder: Path | None, seconds: float) -> list[Table]:
     """Have records flow and return tables of their parts, and of reading them."""
-    port = free_port()
-    with Plant(database, ("data_processing", "ml_monitoring"), COMPLEX_SYSTEM_MONITORING_PORT=str(port)) as plant:
+    port, started = free_port(), time.monotonic()
+    variables = {"COMPLEX_SYSTEM_MONITORING_PORT": str(port)}
+    with Plant(database, ("data_processing", "ml_monitoring"), folder=folder, **variables) as plant:
         scale = Scale(plant, database, f"http://127.0.0.1:{port}")
         print(" | ".join(scale.table.head), flush=True)
         for number in range(parts):
+            if time.monotonic() - started > seconds:
+                print(f"no part after {seconds:.0f} s", flush=True)
+                break
             if grown and number == parts // 2:
                 began = time.monotonic()
                 scale.grow(grown - records // 2)
                 print(f"grown in {time.monotonic() - began:.0f} s", flush=True)
                 print(f"the database service is ready after {plant.restart(DATABASES[database][1]):.1f} s", flush=True)
             plant.run(scale.part(records // parts))
-            if number in (parts // 2 - 1, parts - 1):
+            print(f"{time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.0f}", flush=True)
+            if number == parts // 2 - 1 and grown:
                 plant.run(scale.read())
+        plant.run(scale.read())
         print(plant.run(scale.quiet()), flush=True)
         return [scale.table, scale.reading]
 
@@ -303,8 +323,10 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=300_000)
     parser.add_argument("--parts", type=int, default=6)
     parser.add_argument("--grown", type=int, default=0, help="MariaDB only: records in all, most of them copied")
+    parser.add_argument("--folder", type=Path, help="where the database stays; removed at the end otherwise")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after which no further part begins")
     chosen = parser.parse_args()
-    for table in measure(chosen.database, chosen.records, chosen.parts, chosen.grown):
+    for table in measure(chosen.database, chosen.records, chosen.parts, chosen.grown, chosen.folder, chosen.seconds):
         print(table.markdown())
 
 

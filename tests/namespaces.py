@@ -92,8 +92,15 @@ class Network:
         links: All pairs of them.
     """
 
-    def __init__(self, hosts: Sequence[str]) -> None:
+    def __init__(self, hosts: Sequence[str], prefix: str = PREFIX) -> None:
+        """Prepare a network; nothing is made yet.
+
+        Args:
+            hosts: Their names.
+            prefix: Of its namespaces. Test runs remove those that begin with :data:`PREFIX` where no test run has made them.
+        """
         self.hosts = tuple(hosts)
+        self._prefix = prefix
         self.links = tuple(itertools.combinations(self.hosts, 2))
         self._faults: dict[tuple[str, str], str] = {}
         self._relays: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
@@ -104,7 +111,7 @@ class Network:
 
     def namespace(self, host: str) -> str:
         """The namespace of a host."""
-        return f"{PREFIX}{os.getpid()}-{host}"
+        return f"{self._prefix}{os.getpid()}-{host}"
 
     def command(self, host: str, argv: Sequence[str]) -> list[str]:
         """The command that runs another one on a host, as the same process."""
@@ -244,7 +251,7 @@ def _remove(namespace: str) -> None:
     """End what runs in a namespace of ours, and remove it."""
     if not (_NETNS / namespace).exists():
         return
-    assert namespace.startswith(PREFIX)
+    assert namespace.startswith("complex-system-")
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         found = subprocess.run(["ip", "netns", "pids", namespace], check=False, capture_output=True, text=True)

@@ -22,6 +22,7 @@ from complex_system.messaging.users import BrokerUser, authorization, broker_use
 from complex_system.protocol import serving as serving_messages
 from complex_system.protocol import training
 from complex_system.settings import Settings
+from given import server_of
 
 S = TypeVar("S", bound=SystemService)
 V = TypeVar("V", bound=Server)
@@ -130,12 +131,12 @@ def started(server: V) -> Iterator[V]:
         server.stop()
 
 
-def server_fixture(kind: type[V], scope: Literal["session", "module"] = "session") -> Any:
-    """Return a fixture: a server of that class on a free port, in a folder of its own."""
+def server_fixture(kind: type[V], scope: Literal["session", "module", "function"] = "session") -> Any:
+    """Return a fixture: a server of that class on a free port, in a folder of its own, or the one that is given by address."""
 
     @pytest.fixture(scope=scope)
     def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V]:
-        with started(kind(tmp_path_factory.mktemp(kind.name), port=0)) as ready:
+        with started(server_of(kind, tmp_path_factory.mktemp(kind.name))) as ready:
             yield ready
 
     return server

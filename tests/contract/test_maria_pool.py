@@ -14,7 +14,7 @@ from complex_system.local.servers import Server
 from complex_system.settings import Settings
 from complex_system.storage.maria import copy
 from complex_system.storage.maria.copy import MariaCopy
-from complex_system.storage.maria.pool import MariaConnections, Row, select_in_parts
+from complex_system.storage.maria.pool import MariaConnections, Row, select, select_in_parts
 
 SLOW = "SELECT seq, SLEEP(0.001) FROM seq_1_to_20000"
 
@@ -46,8 +46,13 @@ async def test_a_query_that_is_killed_is_an_error(connections: MariaConnections)
 
 
 async def test_a_query_that_takes_longer_than_the_server_lets_it_is_an_error(connections: MariaConnections) -> None:
-    with pytest.raises(StoreUnavailableError, match="max_statement_time"):
-        await connections.select(f"SET STATEMENT max_statement_time = 0.1 FOR {SLOW}")
+    limited = f"SET STATEMENT max_statement_time = 0.1 FOR {SLOW}"
+    for read in (
+        lambda connection: select(connection, limited, ()),
+        lambda connection: list(select_in_parts(connection, limited)),
+    ):
+        with pytest.raises(StoreUnavailableError, match="max_statement_time"):
+            await connections.run(read)
 
 
 async def test_a_copy_whose_reading_is_ended_is_an_error(
@@ -55,8 +60,8 @@ async def test_a_copy_whose_reading_is_ended_is_an_error(
 ) -> None:
     await connections.change("CREATE TABLE KIOptiPackRejected (_id INT PRIMARY KEY) SELECT seq AS _id FROM seq_1_to_50")
 
-    def without_the_last(connection: Any, statement: str, rows: int) -> Iterator[list[Row]]:
-        for part in select_in_parts(connection, statement, 20):
+    def without_the_last(connection: Any, statement: str, **options: Any) -> Iterator[list[Row]]:
+        for part in select_in_parts(connection, statement, rows=20):
             if len(part) == 20:
                 yield part
 

@@ -43,6 +43,7 @@ from complex_system.storage.mongo.store import MongoDataStore
 from complex_system.storage.quarantine import RawWriter
 from envelopes import age, change, envelopes
 from everything import EVERYTHING
+from given import DIRECT
 from proxy import proxied
 from support import eventually
 
@@ -164,6 +165,10 @@ class StoreCases(ABC):
     @abstractmethod
     def at_port(self, settings: Settings, port: int) -> Settings:
         """The same settings with another port."""
+
+    def behind(self, settings: Settings, port: int) -> Settings:
+        """The same settings with the port of a proxy, which no connection may go round."""
+        return self.at_port(settings, port)
 
     @abstractmethod
     def port(self, settings: Settings) -> int:
@@ -724,7 +729,7 @@ class StoreCases(ABC):
         self, store: DataStore, settings: Settings, records: list[Record]
     ) -> None:
         async with proxied(self.port(settings)) as proxy:
-            through = self.make(store.dataset, self.at_port(settings, proxy.port))
+            through = self.make(store.dataset, self.behind(settings, proxy.port))
             await through.open()
             await asyncio.gather(*(through.save_raw(records[i : i + 5]) for i in range(0, 20, 5)))
             await proxy.cut()
@@ -871,6 +876,9 @@ class MongoCases(StoreCases):
 
     def at_port(self, settings: Settings, port: int) -> Settings:
         return settings.copy(update={"mongo_port": port})
+
+    def behind(self, settings: Settings, port: int) -> Settings:
+        return settings.copy(update={"mongo_host": DIRECT, "mongo_port": port})
 
     def port(self, settings: Settings) -> int:
         return settings.mongo_port

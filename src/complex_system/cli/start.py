@@ -27,6 +27,8 @@ from complex_system.cli.shared import (
     say,
 )
 
+_DATA, _DEVELOP = "Data", "For developers"
+
 
 @app.command(context_settings=DEFAULT_CONTEXT_SETTINGS)
 def run(
@@ -42,19 +44,33 @@ def run(
         int, typer.Option(min=0, max=64, help="Train on a Ray cluster of so many workers, one CPU each; 0 for none.")
     ] = 0,
     records: Annotated[
-        int | None, typer.Option(min=0, help="Number of records that the data source makes at its start.")
+        int | None,
+        typer.Option(
+            min=0, help="Number of records that the source makes at its start; 10,000 by default.", rich_help_panel=_DATA
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the dummy data and the trainers.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the made records and the trainers.", rich_help_panel=_DATA)
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which --once gives up.")] = 600.0,
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="Change the lab after the first champion: shift, noise, missing, concept or new_category; or simulate a plant: plant."
+            help="Change the lab after the first champion: shift, noise, missing, concept or new_category; plant simulates one.",
+            rich_help_panel=_DATA,
         ),
     ] = None,
-    data: Annotated[str, typer.Option(help="Run on this file of records, or on a data set that ships: lab, films.")] = "",
-    target: Annotated[str, typer.Option(help="Column of --data to predict; the last numeric column by default.")] = "",
-    reload: Annotated[str, typer.Option(help="Start this service again whenever its code or the library's changes.")] = "",
+    data: Annotated[
+        str,
+        typer.Option(help="Run on this file of records, or on a data set that ships: lab, films.", rich_help_panel=_DATA),
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="Column of --data to predict; the last numeric column by default.", rich_help_panel=_DATA)
+    ] = "",
+    reload: Annotated[
+        str,
+        typer.Option(help="Start this service again whenever its code or the library's changes.", rich_help_panel=_DEVELOP),
+    ] = "",
 ) -> None:
     """Run a deployment on this machine, without Docker, until Ctrl-C.
 

@@ -15,16 +15,14 @@ from complex_system.domain.pages import REVISION, Page, beside_schema, processed
 from complex_system.domain.records import Record
 
 
-def page_of(columns: Sequence[Sequence[Any]], schema: pa.Schema, limit: int) -> Page:
-    """Return a page of columns of Python values; ``next`` is set when it is full.
-
-    Args:
-        columns: One sequence for each field of ``schema``, including the key; empty sequences when there is no row.
-        schema: Names and types.
-        limit: Rows that were asked for.
-    """
+def table_of(columns: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    """Return columns of Python values, one for each field of ``schema``, as a table."""
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
-    table = pa.Table.from_arrays(arrays, schema=schema)
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def page_of(table: pa.Table, limit: int) -> Page:
+    """Return a page of rows with their key; ``next`` is set when it has all ``limit`` rows that were asked for."""
     full = table.num_rows and table.num_rows == limit
     return Page(table, table.column(ID)[-1].as_py() if full else None)
 
@@ -111,4 +109,4 @@ def raw_page(dataset: Dataset, rows: Sequence[Sequence[Any]], limit: int, *, rev
     schema = raw_schema(dataset)
     if revisions:
         schema = schema.append(pa.field(REVISION, pa.int64(), nullable=False))
-    return page_of(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema, limit)
+    return page_of(table_of(zip(*rows, strict=True), schema) if rows else schema.empty_table(), limit)

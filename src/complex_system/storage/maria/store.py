@@ -18,7 +18,16 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
-from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
+from complex_system.storage.arrow import (
+    chosen_schema,
+    converted,
+    page_of,
+    raw_page,
+    table_of,
+    unpacked,
+    with_key,
+    without_key,
+)
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import (
     Conflict,
@@ -39,7 +48,15 @@ from complex_system.storage.envelope import (
 )
 from complex_system.storage.maria import literals as values
 from complex_system.storage.maria.documents import MariaDocuments
-from complex_system.storage.maria.pool import ONE_SNAPSHOT, MariaConnections, Row, change, change_each, select
+from complex_system.storage.maria.pool import (
+    ONE_SNAPSHOT,
+    MariaConnections,
+    Row,
+    change,
+    change_each,
+    select,
+    select_in_parts,
+)
 from complex_system.storage.maria.schema import migrate, recount, statements_without_tables
 from complex_system.storage.maria.sql import COUNTED, Asked
 from complex_system.storage.naming import TableNames
@@ -211,11 +228,11 @@ class MariaDataStore(DataStore):
         statement, parameters = self._sql.select_processed(names, asked, raw)
 
         def read(connection: Any) -> Page:
-            rows = converted(
-                select(connection, statement, parameters), unpacked(self.dataset, raw, len(names)) if raw else {}
-            )
-            found = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-            return without_key(page_of(found, schema, limit), columns)
+            by_place = unpacked(self.dataset, raw, len(names)) if raw else {}
+            tables = [schema.empty_table()]
+            for rows in select_in_parts(connection, statement, parameters):
+                tables.append(table_of(zip(*converted(rows, by_place), strict=True), schema))
+            return without_key(page_of(pa.concat_tables(tables).combine_chunks(), limit), columns)
 
         return await self._connections.run(read)
 

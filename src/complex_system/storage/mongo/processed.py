@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page
-from complex_system.storage.arrow import chosen_schema, page_of, with_key, without_key
+from complex_system.storage.arrow import chosen_schema, page_of, table_of, with_key, without_key
 from complex_system.storage.envelope import ENVELOPE, PIPELINE
 from complex_system.storage.mongo.connection import ROWS_A_REPLY, Document, rows_at_once
 from complex_system.storage.mongo.schema import RECEIVED, Collections, field_of, time_in
@@ -111,7 +111,7 @@ class ProcessedRecords:
             raws = [beside.get(document[ID], {}) for document in found]
             values += [[document.get(field_of(name)) for document in raws] for name in raw]
             values.append([time_in(document[ENVELOPE]) if ENVELOPE in document else None for document in raws])
-        return without_key(page_of(values, chosen_schema(self._collections.dataset, names, raw), limit), columns)
+        return without_key(page_of(table_of(values, chosen_schema(self._collections.dataset, names, raw)), limit), columns)
 
     async def _arrived(self, moment: datetime, last: str | None, limit: int, raw: Sequence[str]) -> list[Document]:
         """Return at most ``limit`` raw records that arrived after a time, or then with a larger key, by arrival and key."""
