@@ -82,10 +82,8 @@ def test_trainers_of_one_machine_have_nodes_of_their_own_that_end_with_them_also
     with ray_nodes() as nodes:
         nodes.use(1)
         address = {"COMPLEX_SYSTEM_RAY_ADDRESS": nodes.parameters.address}
-        first = drive(ELSEWHERE, address)
-        folders = [Path(line(first)).parents[2]]
-        second = drive(ELSEWHERE, address)
-        folders.append(Path(line(second)).parents[2])
+        first, second = drive(ELSEWHERE, address), drive(ELSEWHERE, address)
+        folders = [Path(line(each)).parents[2] for each in (first, second)]
         assert len({*folders, Path(nodes.cluster.head_node.get_temp_dir_path())}) == 3
         node = psutil.Process(first.pid).children(recursive=True)
         assert len(node) > 1

@@ -39,8 +39,11 @@ _LOOK_PAUSE = 0.1
 """Seconds between two looks at whether tasks that are waited for shall end."""
 _OBJECT_STORE = 512 * 1024 * 1024
 """Bytes of shared memory that the node of a driver may use; more is written to its folder."""
-_NODE_SECONDS, _STOP_SECONDS = 90.0, 10.0
+_NODE_SECONDS, _STOP_SECONDS = 150.0, 10.0
 """How long the node of a driver may take to start, and to stop."""
+_STARTED, _TOO_SLOW = "runtime started", "timed out during startup"
+"""What Ray says of a node that runs, and of one that it has given up after 30 s. Where several trainers start theirs at the same time
+on a busy machine, it gives up some: they are started again."""
 _HEAD_PAUSE, _HEAD_SECONDS = 1.0, 25.0
 """Seconds between two looks at whether the head still answers, and for how long its machine may not."""
 _CONNECT_SECONDS = 10.0
@@ -232,28 +235,40 @@ def _own_node(address: str, look: Look = never) -> Iterator[str]:
         "--dashboard-agent-listen-port=0",
     ]
     command = [sys.executable, "-c", _NODE, folder, "start", *options, "--block"]
-    with output.open("wb") as file:
-        node = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.PIPE, process_group=0)  # noqa: S603
+    deadline = time.monotonic() + _NODE_SECONDS
+    node = _begun(command, output)
     try:
-        deadline = time.monotonic() + _NODE_SECONDS
-        while "runtime started" not in output.read_text(errors="replace"):
-            if node.poll() is not None or time.monotonic() > deadline:
-                last = " ".join(output.read_text(errors="replace").splitlines()[-2:])
+        while _STARTED not in (said := output.read_text(errors="replace")):
+            if node.poll() is not None and _TOO_SLOW in said and time.monotonic() < deadline:
+                _end(node)
+                node = _begun(command, output)
+            elif node.poll() is not None or time.monotonic() > deadline:
+                last = " ".join(said.splitlines()[-2:])
                 raise ClusterUnavailableError(f"This machine could not join the Ray cluster at {address}: {last}")
             look()
             time.sleep(0.1)
         yield folder
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            node.wait(_STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGKILL)
-        node.wait()
-        assert node.stdin is not None
-        node.stdin.close()
+        _end(node)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begun(command: list[str], output: Path) -> subprocess.Popen[bytes]:
+    """Start a node as a group of processes."""
+    with output.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.PIPE, process_group=0)  # noqa: S603
+
+
+def _end(node: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        node.wait(_STOP_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+    assert node.stdin is not None
+    node.stdin.close()
 
 
 class HeadWatch:
