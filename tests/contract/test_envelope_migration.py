@@ -277,7 +277,7 @@ async def test_what_a_replica_of_the_release_before_writes_meanwhile_is_not_lost
                 user=settings.maria_user,
                 password=settings.maria_password,
                 database=settings.maria_name,
-            )  # fmt: skip
+            )
         ) as connection:
             values = {**late, "Stoffe": json.dumps(late["Stoffe"])}
             connection.cursor().execute(INSERT, ("late", "", *list(values.values())[1:]))
