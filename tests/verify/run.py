@@ -218,10 +218,7 @@ class Verification:
                 try:
                     return child.wait(PROGRESS_SECONDS)
                 except subprocess.TimeoutExpired:
-                    text = log.read_text(encoding="utf-8", errors="replace")
-                    percent = re.findall(r"\[ *(\d+)%\]", text)
-                    last = f"{percent[-1]} % done" if percent else (text.strip(".\n").splitlines() or ["begun"])[-1][:120]
-                    self.say(f"{name}: {last}")
+                    self.say(f"{name}: {_progress(log.read_text(encoding='utf-8', errors='replace'))}")
                     if time.monotonic() - began > LONGEST_SECONDS:
                         raise DockerError(f"not finished within {LONGEST_SECONDS} s; see {log.name}") from None
         finally:
@@ -287,6 +284,13 @@ class Verification:
         if image.doubts:
             return f"**a stand-in**: {', '.join(image.doubts)}"
         return "the published image" if image.version else "not asked"
+
+
+def _progress(text: str) -> str:
+    """Return how far a command is: the tests that have ended, or its last line."""
+    lines = text.strip().splitlines() or ["begun"]
+    ended = sum(len(found[0]) for line in lines if (found := re.match(r"[.FEsxX]+(?= *\[|$)", line)))
+    return f"{ended} tests have ended" if ended else lines[-1][:120]
 
 
 def _commit() -> str:
