@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "verify"
 PROGRESS_SECONDS = 30
 LONGEST_SECONDS = 2 * 3600
-STORES = ("test_stores", "test_conflicts", "test_copies", "test_declaration_changes", "test_documents", "test_envelope_migration",
+STORES = ("test_stores", "test_conflicts", "test_copies", "test_declaration_changes", "test_envelope_migration",
           "test_retention")  # fmt: skip
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 ALL_PASSED, ONE_FAILED, INCOMPLETE = 0, 1, 3
