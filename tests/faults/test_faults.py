@@ -17,9 +17,9 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server
+from complex_system.testing.proxy import proxied
 from given import DIRECT, server_of
 from plant import FULL, Plant, kill, plant
-from proxy import proxied
 from support import eventually
 
 RECORDS = {"mongo": FULL or 3_000, "maria": FULL or 6_000}

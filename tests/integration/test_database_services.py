@@ -46,9 +46,9 @@ from complex_system.protocol.operations import health_request
 from complex_system.service_layer.database import service as database_service
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
+from complex_system.testing.proxy import proxied
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
-from proxy import proxied
 from support import TesterService, eventually, running
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The stores of records and of monitoring's documents: two databases behind one interface, held to it by ``tests/contract``."""
+"""The stores of records and of monitoring's documents: two databases, one interface, whose suite is ``complex_system.testing``."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class DataStore(ABC):
 
 
 class DocumentStore(ABC):
-    """Documents in one database; ``tests/contract/test_documents.py`` holds both backends to it.
+    """Documents in one database; ``complex_system.testing.stores`` holds both backends to it.
 
     It is part of an open :class:`DataStore` and raises ``StoreUnavailableError`` as it does.
     """
