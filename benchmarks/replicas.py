@@ -46,7 +46,7 @@ IN_FLIGHT = 8
 """Batches of the source, and, four times as many, requests of the client."""
 NOTE = (
     "Hosts are network namespaces of one machine of {cores} cores: broker, MariaDB, source and clients in one, replicas in two. "
-    "Processor time in µs a record or request, medians of {rounds} rounds, one and two replicas in turn."
+    "Processor time in µs, and bytes between the hosts, a record or request; medians of {rounds} rounds, one and two replicas in turn."
 )
 
 
@@ -172,6 +172,12 @@ class Hosts:
             elif number >= count and runs:
                 self.stop(service, host)
 
+    def traffic(self) -> int:
+        """Bytes that the host of broker and database has sent and received so far; loopback, so source and clients, is not in them."""
+        lines = self.network.at(DATA, Path("/proc/thread-self/net/dev").read_text).splitlines()
+        counters = next(line for line in lines if line.strip().startswith("eth0:")).split(":")[1].split()
+        return int(counters[0]) + int(counters[8])
+
     @property
     def pids(self) -> dict[str, int]:
         """Processes by name."""
@@ -234,27 +240,30 @@ class Measured:
     def __init__(self, title: str, unit: str) -> None:
         self._title = title
         self._unit = unit
+        self._bytes: dict[int, list[float]] = {1: [], 2: []}
         self._rates: dict[int, list[float]] = {1: [], 2: []}
         self._parts: dict[int, list[dict[str, float]]] = {1: [], 2: []}
 
     def add(self, hosts: Hosts, replicas: int, count: int, work: Coroutine[Any, Any, None]) -> None:
         """Do some work of so many units, and remember what it cost."""
-        before, began = Usage.of(hosts.pids), time.monotonic()
+        before, sent, began = Usage.of(hosts.pids), hosts.traffic(), time.monotonic()
         hosts.run(work)
         seconds, now = time.monotonic() - began, Usage.of(hosts.pids)
         self._rates[replicas].append(count / seconds)
+        self._bytes[replicas].append((hosts.traffic() - sent) / count)
         self._parts[replicas].append({name: (now.seconds[name] - before.seconds[name]) / count * 1e6 for name in hosts.pids})
         print(self._title, replicas, f"{count / seconds:,.0f}/s", self._parts[replicas][-1], flush=True)
 
     def table(self, note: str) -> Table:
         """Return the medians."""
         names = sorted({name for rounds in self._parts.values() for part in rounds for name in part})
-        table = Table(self._title, note, ["replicas", self._unit, *names, "all"])
+        table = Table(self._title, note, ["replicas", self._unit, *names, "all", "bytes"])
         for replicas, rounds in self._parts.items():
             cells = [[part[name] for part in rounds if name in part] for name in names]
             total = median(sum(part.values()) for part in rounds)
             row = [f"{replicas}", f"{median(self._rates[replicas]):,.0f}"]
             table.rows.append([*row, *(f"{median(each):.1f}" if each else "-" for each in cells), f"{total:.0f}"])
+            table.rows[-1].append(f"{median(self._bytes[replicas]):,.0f}")
         return table
 
 
