@@ -25,6 +25,7 @@ from typing import Any, Self, TypeVar
 import pyarrow as pa
 from typing_extensions import override
 
+from benchmarks.run import keep_tables, write_page
 from benchmarks.scale import Usage
 from benchmarks.tables import Table
 from complex_system.background import run_concurrently
@@ -304,11 +305,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped, too
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
     if why := missing():
         raise SystemExit(why)
-    for table in measure(*((1, 10_000, 1_000) if chosen.quick else (3, RECORDS, REQUESTS))):
+    tables = measure(*((1, 10_000, 1_000) if chosen.quick else (3, RECORDS, REQUESTS)))
+    for table in tables:
         print(table.markdown())
+    if chosen.keep:
+        keep_tables("replicas", tables, quick=chosen.quick)
+        write_page()
 
 
 if __name__ == "__main__":

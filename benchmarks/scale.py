@@ -30,6 +30,7 @@ import psutil
 
 from benchmarks.drivers import MongoDriver
 from benchmarks.plant import DATABASES, DATASET, Plant
+from benchmarks.run import keep_tables, write_page
 from benchmarks.tables import Table
 from complex_system.background import run_concurrently
 from complex_system.domain.dataset import ID
@@ -340,9 +341,14 @@ def main() -> None:
     parser.add_argument("--grown", type=int, default=0, help="records in all, most of them copied in the database")
     parser.add_argument("--folder", type=Path, help="where the database stays; removed at the end otherwise")
     parser.add_argument("--seconds", type=float, default=math.inf, help="after which no further part begins")
+    parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
-    for table in measure(chosen.database, chosen.records, chosen.parts, chosen.grown, chosen.folder, chosen.seconds):
+    tables = measure(chosen.database, chosen.records, chosen.parts, chosen.grown, chosen.folder, chosen.seconds)
+    for table in tables:
         print(table.markdown())
+    if chosen.keep:
+        keep_tables("scale", tables, quick=False)
+        write_page()
 
 
 if __name__ == "__main__":
