@@ -104,7 +104,8 @@ class Usage:
             times = psutil.Process(pid).cpu_times()
             seconds[name] = times.user + times.system
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            peak[name] = next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+            found = (int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+            peak[name] = next(found, math.nan)  # of a process that has ended
         return cls(seconds, peak)
 
 
@@ -311,7 +312,7 @@ def measure(database: str, records: int, parts: int, grown: int, folder: Path | 
     port, started = free_port(), time.monotonic()
     variables = {"COMPLEX_SYSTEM_MONITORING_PORT": str(port)}
     with Plant(database, ("data_processing", "ml_monitoring"), folder=folder, **variables) as plant:
-        scale = Scale(plant, database, f"http://127.0.0.1:{port}")
+        scale = Scale(plant, database, f"http://127.0.0.1:{port}", plant.run(plant.database.counts()).processed)
         print(" | ".join(scale.table.head), flush=True)
         for number in range(parts):
             if time.monotonic() - started > seconds:
@@ -322,11 +323,14 @@ def measure(database: str, records: int, parts: int, grown: int, folder: Path | 
                 scale.grow(grown - records // 2, seconds - (time.monotonic() - started))
                 print(f"grown in {time.monotonic() - began:.0f} s", flush=True)
                 print(f"the database service is ready after {plant.restart(DATABASES[database][1]):.1f} s", flush=True)
+            for name in plant.start_ended():
+                print(f"{name} had ended, and was started again", flush=True)
             plant.run(scale.part(records // parts))
             print(f"{time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.0f}", flush=True)
             if number == parts // 2 - 1 and grown and database == "MariaDB":
                 plant.run(scale.read())
-        plant.run(scale.read())
+        if folder is None:
+            plant.run(scale.read())
         print(plant.run(scale.quiet()), flush=True)
         return [scale.table, scale.reading]
 
@@ -339,7 +343,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=300_000)
     parser.add_argument("--parts", type=int, default=6)
     parser.add_argument("--grown", type=int, default=0, help="records in all, most of them copied in the database")
-    parser.add_argument("--folder", type=Path, help="where the database stays; removed at the end otherwise")
+    parser.add_argument("--folder", type=Path, help="where the database stays, for benchmarks.full_round, and goes on")
     parser.add_argument("--seconds", type=float, default=math.inf, help="after which no further part begins")
     parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
