@@ -42,7 +42,7 @@ T = TypeVar("T")
 DATA, HOSTS = "data", ("one", "two")
 TRAINED_BY = ("ml_lightgbm_regression_mlflow", "ml_consumer")
 PREFIX = "complex-system-benchmark-"
-RECORDS, REQUESTS = 100_000, 20_000
+ROUNDS, RECORDS, REQUESTS = 2, 100_000, 20_000
 IN_FLIGHT = 8
 """Batches of the source, and, four times as many, requests of the client."""
 NOTE = (
@@ -309,7 +309,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if why := missing():
         raise SystemExit(why)
-    tables = measure(*((1, 10_000, 1_000) if chosen.quick else (3, RECORDS, REQUESTS)))
+    tables = measure(*((1, 10_000, 1_000) if chosen.quick else (ROUNDS, RECORDS, REQUESTS)))
     for table in tables:
         print(table.markdown())
     if chosen.keep:
