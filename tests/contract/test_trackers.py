@@ -16,12 +16,12 @@ import pytest
 
 from complex_system.errors import TrackingRefusedError, TrackingUnavailableError
 from complex_system.local.servers import Server, free_port
+from complex_system.testing.proxy import proxied
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker
 from complex_system.tracking.outbox import Outbox
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import WandbTracker
-from proxy import proxied
 from trainings import quick_result, trainer
 
 # MLflow and W&B warn of their own and each other's deprecations.

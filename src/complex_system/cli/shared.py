@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import difflib
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -121,6 +122,11 @@ def read_deployment(name: str) -> Deployment:
         services.append(
             DeployedService(service, f"{source.package}.{service}.run", ports, options.environment if options else {})
         )
+    own = Path(context.project_root_dir) / "src"
+    if own.is_dir():  # services of the project's own need not be installed
+        sys.path.append(str(own))  # where `--reload` looks for what has changed
+        path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(own))))
+        environment = {"PYTHONPATH": path, **environment}
     return Deployment(
         name=name,
         config_dir=(Path(context.deployment_dir(name)) / config.config_dir).resolve(),

@@ -1,4 +1,4 @@
-"""The stores of records and of monitoring's documents: two databases behind one interface, held to it by ``tests/contract``."""
+"""The stores of records and of monitoring's documents: two databases, one interface, whose suite is ``complex_system.testing``."""
 
 from __future__ import annotations
 
@@ -193,10 +193,6 @@ class DataStore(ABC):
         """Return the key of the processed record that lies so many places behind a key, or from the beginning; None past the end."""
 
     @abstractmethod
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        """Return page ``page`` (from 0) of ``page_size`` processed records by key, without the key; [] past the end."""
-
-    @abstractmethod
     async def counts(self) -> RecordCounts:
         """Return the numbers of records."""
 
@@ -218,7 +214,7 @@ class DataStore(ABC):
 
 
 class DocumentStore(ABC):
-    """Documents in one database; ``tests/contract/test_documents.py`` holds both backends to it.
+    """Documents in one database; ``complex_system.testing.stores`` holds both backends to it.
 
     It is part of an open :class:`DataStore` and raises ``StoreUnavailableError`` as it does.
     """

@@ -199,9 +199,7 @@ class MariaDataStore(DataStore):
             [(there, _)] = select(connection, _THERE, ())
             processed = labelled = 0
             for keys in values.keys_of(row[0] for row in rows):
-                deleted = select(
-                    connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", (), locks=True
-                )
+                deleted = select(connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", ())
                 processed += len(deleted)
                 labelled += sum(row[0] for row in deleted)
             self._add(connection, processed=-processed, labelled=-labelled, rejected=len(rows) - there)
@@ -245,13 +243,6 @@ class MariaDataStore(DataStore):
             return after
         found = await self._connections.select(self._sql.select_processed_key, (after or "", places - 1))
         return str(found[0][0]) if found else None
-
-    @override
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        names = self.dataset.processed_names[1:]
-
-        rows = await self._connections.select(self._sql.select_processed_page, (page_size, page * page_size))
-        return [dict(zip(names, row, strict=True)) for row in rows]
 
     @override
     async def counts(self) -> RecordCounts:
