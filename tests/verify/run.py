@@ -345,7 +345,7 @@ def main() -> int:
     chosen = options(None, everything)
     try:
         docker("info")
-    except (DockerError, FileNotFoundError) as error:
+    except DockerError as error:
         sys.stderr.write(f"make verify needs a running Docker engine: {error}\n")
         return ONE_FAILED
     stop: Callable[..., object] = signal.default_int_handler
