@@ -177,7 +177,7 @@ docs: install  ## Write docs/subjects.md from the declarations, and build the do
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 	$(BIN)/python -m grpc_tools.protoc -I src --python_out src --pyi_out src complex_system/serving/grpc/open_inference.proto
 
-.PHONY: images compose-test compose-things verify
+.PHONY: images compose-test compose-things compose-cluster verify
 TAG ?= latest
 SERVICES ?=
 
@@ -190,6 +190,9 @@ compose-test: install  ## Prove a deployment in containers, as root: make compos
 
 verify: install $(CLIENTS_STAMP)  ## Prove it all on the public images, with Docker, and write a report: make verify [ARGS="--quick contract-mongo"]
 	PYTHONPATH=tests $(BIN)/python -m verify.run $(ARGS)
+
+compose-cluster: install  ## Prove a trainer on a Ray cluster in containers, as root: make compose-cluster [ARGS=--no-build]
+	PYTHONPATH=tests $(BIN)/python -m compose.cluster $(ARGS)
 
 compose-things: install  ## Prove single readings and Prometheus in containers, as root: make compose-things [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.things $(DEPLOYMENT) $(ARGS)
