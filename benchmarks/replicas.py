@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from benchmarks.run import keep_tables, write_page
-from benchmarks.scale import Usage
+from benchmarks.scale import START, Usage
 from benchmarks.tables import Table
 from complex_system.background import run_concurrently
 from complex_system.domain.laboratory import Laboratory
@@ -202,7 +203,7 @@ class _Flow:
         self._made = 0
 
     async def __call__(self, count: int) -> None:
-        records = Laboratory(seed=self._made + 1).records(count)
+        records = Laboratory(self._made + 1, START + timedelta(milliseconds=self._made)).records(count)
         size = self._hosts.settings.batch_size
         batches = iter(lambda: list(islice(records, size)), [])
 
