@@ -117,7 +117,7 @@ test-long: install $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `lon
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
 	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
-compat:  ## The same on Debian 13, whose Python is 3.13, with the unit tests: make compat [KEEP=1] [ARGS=tests]
+compat:  ## The same on Debian 13, whose Python is 3.13, with the unit tests: make compat [KEEP=1] [FOLDER=path] [ARGS=tests]
 	SUITE=trixie PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(or $(ARGS),tests/unit)
 
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
@@ -165,8 +165,8 @@ clean:  ## Remove what was built and run; the virtual environments stay
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: screenshots
-screenshots: install  ## Take the pictures of the monitoring page in docs/images
-	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
+screenshots: install  ## Take the pictures of the monitoring page in docs/images, of a run of an hour: make screenshots [ARGS="--minutes 5"]
+	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots $(ARGS)
 
 .PHONY: docs
 docs: install  ## Write docs/subjects.md from the declarations, and build the documentation site into build/site; warnings are errors
@@ -177,7 +177,7 @@ docs: install  ## Write docs/subjects.md from the declarations, and build the do
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 	$(BIN)/python -m grpc_tools.protoc -I src --python_out src --pyi_out src complex_system/serving/grpc/open_inference.proto
 
-.PHONY: images compose-test compose-things verify
+.PHONY: images compose-test compose-things compose-cluster verify
 TAG ?= latest
 SERVICES ?=
 
@@ -190,6 +190,9 @@ compose-test: install  ## Prove a deployment in containers, as root: make compos
 
 verify: install $(CLIENTS_STAMP)  ## Prove it all on the public images, with Docker, and write a report: make verify [ARGS="--quick contract-mongo"]
 	PYTHONPATH=tests $(BIN)/python -m verify.run $(ARGS)
+
+compose-cluster: install  ## Prove a trainer on a Ray cluster in containers, as root: make compose-cluster [ARGS=--no-build]
+	PYTHONPATH=tests $(BIN)/python -m compose.cluster $(ARGS)
 
 compose-things: install  ## Prove single readings and Prometheus in containers, as root: make compose-things [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.things $(DEPLOYMENT) $(ARGS)

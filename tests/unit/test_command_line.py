@@ -75,6 +75,7 @@ def test_what_is_not_of_this_system_is_not_listed_and_works(fiot: Any) -> None:
     ("rnu", "fiot run"), ("backup mongo x", "fiot extras backup"), ("bakcup mongo x", "fiot extras backup"),
     ("extras servise mongo", "fiot extras service"), ("extras run", "fiot run"), ("extras champion pni", "fiot extras champion pin"),
     ("run mogno", "mongo"), ("run mongo --onse", "--once"), ("extras backup mraia x", "maria"),
+    ("stop mogno", "mongo"), ("deploy mogno", "mongo"), ("start mogno", "mongo"), ("build ml_servng", "ml_serving"),
 ])  # fmt: skip
 def test_a_wrong_command_says_the_right_one(fiot: Any, arguments: str, right: str) -> None:
     code, text = said(fiot, *arguments.split())

@@ -58,6 +58,8 @@ def docker(*arguments: str, seconds: float = 120) -> str:
     """Run a command of Docker and return what it prints."""
     try:
         done = subprocess.run(["docker", *arguments], text=True, capture_output=True, check=False, timeout=seconds)
+    except FileNotFoundError as error:
+        raise DockerError("docker is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise DockerError(f"docker {arguments[0]} has not ended within {seconds:.0f} s") from error
     if done.returncode:

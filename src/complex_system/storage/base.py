@@ -194,10 +194,6 @@ class DataStore(ABC):
         """Return the key of the processed record that lies so many places behind a key, or from the beginning; None past the end."""
 
     @abstractmethod
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        """Return page ``page`` (from 0) of ``page_size`` processed records by key, without the key; [] past the end."""
-
-    @abstractmethod
     async def counts(self) -> RecordCounts:
         """Return the numbers of records."""
 

@@ -72,8 +72,13 @@ class MariaCopy(StoreCopy):
             for name, table in self._there(connection).items():
                 schema, key = _schema(connection, table), ", ".join(map(quoted, _key(connection, table)))
                 columns = ", ".join(map(quoted, schema.names))
-                for rows in select_in_parts(connection, f"SELECT {columns} FROM {table} ORDER BY {key}", rows=COPY_ROWS):
+                [(expected,)] = select(connection, f"SELECT COUNT(*) FROM {table}", ())
+                statement = f"SELECT {columns} FROM {table} ORDER BY {key}"
+                for rows in select_in_parts(connection, statement, rows=COPY_ROWS, buffered=False):
                     sink(name, table_of(zip(*rows, strict=True), schema))
+                    expected -= len(rows)
+                if expected:
+                    raise BackupError(f"Reading {table} was ended before its last {expected} rows; begin again.")
                 # The transaction has read the table, so nobody can have changed its columns.
                 definitions[name] = select(connection, f"SHOW CREATE TABLE {table}", ())[0][1]
             return definitions

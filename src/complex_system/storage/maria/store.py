@@ -25,6 +25,7 @@ from complex_system.storage.arrow import (
     raw_page,
     table_of,
     unpacked,
+    values_of,
     with_key,
     without_key,
 )
@@ -177,7 +178,7 @@ class MariaDataStore(DataStore):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
             [(there, were_labelled)] = select(connection, _THERE, ())
             rejected = 0
-            for keys in values.keys_of(rows.column(ID).to_pylist()):
+            for keys in values.keys_of(values_of(rows.column(ID))):
                 rejected += change(connection, f"{self._sql.delete_rejected} ({keys})")
             target = rows.column(self.dataset.target)
             labelled = rows.num_rows - target.null_count - were_labelled
@@ -198,9 +199,7 @@ class MariaDataStore(DataStore):
             [(there, _)] = select(connection, _THERE, ())
             processed = labelled = 0
             for keys in values.keys_of(row[0] for row in rows):
-                deleted = select(
-                    connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", (), locks=True
-                )
+                deleted = select(connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", ())
                 processed += len(deleted)
                 labelled += sum(row[0] for row in deleted)
             self._add(connection, processed=-processed, labelled=-labelled, rejected=len(rows) - there)
@@ -244,13 +243,6 @@ class MariaDataStore(DataStore):
             return after
         found = await self._connections.select(self._sql.select_processed_key, (after or "", places - 1))
         return str(found[0][0]) if found else None
-
-    @override
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        names = self.dataset.processed_names[1:]
-
-        rows = await self._connections.select(self._sql.select_processed_page, (page_size, page * page_size))
-        return [dict(zip(names, row, strict=True)) for row in rows]
 
     @override
     async def counts(self) -> RecordCounts:
@@ -323,7 +315,7 @@ class MariaDataStore(DataStore):
         for part in values.texts_of(rows, self._packet):
             inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
         if inserted:
-            self._mark_processed_before(connection, rows.column(ID).to_pylist())
+            self._mark_processed_before(connection, values_of(rows.column(ID)))
         return inserted
 
     def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> tuple[int, int]:

@@ -30,7 +30,6 @@ class ColumnCases(StoreHooks):
         names = list(dataset.processed_names)
         page = await odd.processed_columns(names, labelled=True, version="v1", after=None, limit=5)
         assert page.table == table
-        assert await odd.processed_page(0, 1) == [{k: v for k, v in table.to_pylist()[0].items() if k != ID}]
         assert (await odd.counts()).labelled == 2
         assert (await odd.unprocessed("v1", None, 5)).table.num_rows == 0
         beside = await odd.processed_columns(

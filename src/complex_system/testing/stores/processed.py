@@ -163,21 +163,10 @@ class ProcessedCases(StoreHooks):
         assert page.table == table
         assert [math.copysign(1, value) for value in page.table.column(names[7]).to_pylist()] == [1, 1, 1, 1, 1, 1, -1]
 
-    async def test_numbered_pages_have_no_key_and_end(self, store: DataStore, records: list[Record]) -> None:
-        """Numbered pages go by key, hold the processed columns without it, and are empty past the end."""
-        keys = [record[ID] for record in records]
-        for i in range(0, 30, 10):
-            await store.upsert_processed(processed_table(store.dataset, keys[i : i + 10][::-1], base=float(i)), "v1")
-        rows = [row for page in range(4) for row in await store.processed_page(page, 8)]
-        first = store.dataset.feature_names[0]
-        assert [row[first] for row in rows] == [0.0] * 10 + [10.0] * 10 + [20.0] * 10
-        assert list(rows[0]) == list(store.dataset.processed_names[1:])
-        assert await store.processed_page(4, 8) == []
-        assert await store.processed_page(10**9, 10**9) == []
-
     async def test_keys_of_processed_records_are_found_by_their_place(self, store: DataStore) -> None:
         """The key so many places behind another one is found; there is none past the end."""
         keys = [f"k{i:02}" for i in range(10)]
         await store.upsert_processed(processed_table(store.dataset, keys[::-1]), "v1")
         assert [await store.processed_key(None, places) for places in (1, 4, 10, 11)] == ["k00", "k03", "k09", None]
         assert [await store.processed_key("k03", places) for places in (0, 1, 6, 7)] == ["k03", "k04", "k09", None]
+        assert await store.processed_key(None, 10**18) is None
