@@ -18,6 +18,7 @@ from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
 from benchmarks.plant import DATABASES, Plant
+from benchmarks.run import keep_tables, write_page
 from benchmarks.scale import Scale, Usage, Watch
 from benchmarks.tables import Table
 from complex_system.domain.laboratory import Laboratory
@@ -144,9 +145,14 @@ def main() -> None:
     parser.add_argument("database", nargs="?", default="MariaDB", choices=[*DATABASES])
     parser.add_argument("--rounds", type=int, default=100, help="boosting rounds at most")
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which a round is given up")
+    parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
-    for table in measure(chosen.database, chosen.folder, chosen.rounds, chosen.seconds):
+    tables = measure(chosen.database, chosen.folder, chosen.rounds, chosen.seconds)
+    for table in tables:
         print(table.markdown())
+    if chosen.keep:
+        keep_tables("full_round", tables, quick=False)
+        write_page()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any, Self, TypeVar
 import pyarrow as pa
 from typing_extensions import override
 
+from benchmarks.run import keep_tables, write_page
 from benchmarks.scale import Usage
 from benchmarks.tables import Table
 from complex_system.background import run_concurrently
@@ -41,12 +42,12 @@ T = TypeVar("T")
 DATA, HOSTS = "data", ("one", "two")
 TRAINED_BY = ("ml_lightgbm_regression_mlflow", "ml_consumer")
 PREFIX = "complex-system-benchmark-"
-RECORDS, REQUESTS = 100_000, 20_000
+ROUNDS, RECORDS, REQUESTS = 2, 100_000, 20_000
 IN_FLIGHT = 8
 """Batches of the source, and, four times as many, requests of the client."""
 NOTE = (
     "Hosts are network namespaces of one machine of {cores} cores: broker, MariaDB, source and clients in one, replicas in two. "
-    "Processor time in µs a record or request, medians of {rounds} rounds, one and two replicas in turn."
+    "Processor time in µs, and bytes between the hosts, a record or request; medians of {rounds} rounds, one and two replicas in turn."
 )
 
 
@@ -172,6 +173,12 @@ class Hosts:
             elif number >= count and runs:
                 self.stop(service, host)
 
+    def traffic(self) -> int:
+        """Bytes that the host of broker and database has sent and received so far; loopback, so source and clients, is not in them."""
+        lines = self.network.at(DATA, Path("/proc/thread-self/net/dev").read_text).splitlines()
+        counters = next(line for line in lines if line.strip().startswith("eth0:")).split(":")[1].split()
+        return int(counters[0]) + int(counters[8])
+
     @property
     def pids(self) -> dict[str, int]:
         """Processes by name."""
@@ -234,27 +241,30 @@ class Measured:
     def __init__(self, title: str, unit: str) -> None:
         self._title = title
         self._unit = unit
+        self._bytes: dict[int, list[float]] = {1: [], 2: []}
         self._rates: dict[int, list[float]] = {1: [], 2: []}
         self._parts: dict[int, list[dict[str, float]]] = {1: [], 2: []}
 
     def add(self, hosts: Hosts, replicas: int, count: int, work: Coroutine[Any, Any, None]) -> None:
         """Do some work of so many units, and remember what it cost."""
-        before, began = Usage.of(hosts.pids), time.monotonic()
+        before, sent, began = Usage.of(hosts.pids), hosts.traffic(), time.monotonic()
         hosts.run(work)
         seconds, now = time.monotonic() - began, Usage.of(hosts.pids)
         self._rates[replicas].append(count / seconds)
+        self._bytes[replicas].append((hosts.traffic() - sent) / count)
         self._parts[replicas].append({name: (now.seconds[name] - before.seconds[name]) / count * 1e6 for name in hosts.pids})
         print(self._title, replicas, f"{count / seconds:,.0f}/s", self._parts[replicas][-1], flush=True)
 
     def table(self, note: str) -> Table:
         """Return the medians."""
         names = sorted({name for rounds in self._parts.values() for part in rounds for name in part})
-        table = Table(self._title, note, ["replicas", self._unit, *names, "all"])
+        table = Table(self._title, note, ["replicas", self._unit, *names, "all", "bytes"])
         for replicas, rounds in self._parts.items():
             cells = [[part[name] for part in rounds if name in part] for name in names]
             total = median(sum(part.values()) for part in rounds)
             row = [f"{replicas}", f"{median(self._rates[replicas]):,.0f}"]
             table.rows.append([*row, *(f"{median(each):.1f}" if each else "-" for each in cells), f"{total:.0f}"])
+            table.rows[-1].append(f"{median(self._bytes[replicas]):,.0f}")
         return table
 
 
@@ -295,11 +305,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped, too
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
     if why := missing():
         raise SystemExit(why)
-    for table in measure(*((1, 10_000, 1_000) if chosen.quick else (3, RECORDS, REQUESTS))):
+    tables = measure(*((1, 10_000, 1_000) if chosen.quick else (ROUNDS, RECORDS, REQUESTS)))
+    for table in tables:
         print(table.markdown())
+    if chosen.keep:
+        keep_tables("replicas", tables, quick=chosen.quick)
+        write_page()
 
 
 if __name__ == "__main__":
