@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 DEPLOYMENT ?= mongo
 ARGS ?=
-# The newest Python that is installed, works and is tested; a name alone may be a shim of pyenv.
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+# The newest Python that is installed, works and is tested, or uv's own; a name alone may be a shim of pyenv.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 .python/*/bin/python3.1[123]; do \
 	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v "$$python" && break; done)
 STAMP := .venv/.installed
 MLFLOW_STAMP := .venv-mlflow/.installed
@@ -12,7 +12,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv system-packages demo dev test test-long fresh-machine compat bench lint format types imports check clean
+.PHONY: help install venv python system-packages demo dev test test-long fresh-machine compat bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -33,20 +33,32 @@ links="$$(ask find-links | sed -E 's/(\\n|[[:space:]])+/,/g; s/^,+|,+$$//g')" in
 $(BIN)/uv pip install --compile-bytecode
 endef
 
+# PyTorch alone, from its own index of CPU builds, where everything together would bring CUDA and this machine has no NVIDIA driver: from
+# TORCH_INDEX, or from the index that uv knows, unless the user's packages come from an index of their own.
+TORCH_INDEX ?=
+define CPU_TORCH
+$(UV_INSTALL) --dry-run --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]' 2>&1 | grep -q ' nvidia-' || exit 0; \
+torch() { $(BIN)/uv pip install --compile-bytecode --no-deps --python $(BIN)/python "$$@" "$$(grep ^torch== constraints.txt)"; }; \
+if [ -n "$(TORCH_INDEX)" ]; then torch --default-index "$(TORCH_INDEX)"; exit; fi; \
+if [ -e /proc/driver/nvidia/version ]; then echo "PyTorch comes with CUDA for this machine's NVIDIA card: 2.5 GB more to download."; exit 0; fi; \
+if [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL" ] && UV_HTTP_TIMEOUT=10 torch --torch-backend cpu --dry-run >/dev/null 2>&1; then torch --torch-backend cpu; exit; fi; \
+echo "PyTorch comes with CUDA, 2.5 GB more to download, because its index of CPU builds is not reached: docs/running.md#pytorch-without-cuda"
+endef
+
 $(STAMP): pyproject.toml constraints.txt | system-packages
-	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@echo "Installing into .venv, once: about 1.6 GB to download, 5.4 GB on disk."
-	@$(UV_INSTALL) --dry-run --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]' 2>&1 | grep -q ' nvidia-' && \
-		echo "PyTorch comes with CUDA from this index, 2.5 GB more. Without an NVIDIA card take its CPU build: docs/running.md#pytorch-without-cuda" || true
+	@echo "Step 1 of 2, once: install into .venv. 1.6 GB to download, 5.4 GB on disk; about 4 minutes at 100 Mbit/s, 13 at 20 Mbit/s."
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(CPU_TORCH)
 	@$(UV_INSTALL) --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]'
 	@grep -q complex_system $(BIN)/fiot || { $(UV_INSTALL) --quiet --python $(BIN)/python --no-deps --reinstall-package complex-system -e .; }
 	@touch $@
 
 $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
-	test -x .venv-mlflow/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-mlflow
+	@echo "Step 2 of 2, once: install MLflow's server into .venv-mlflow. 0.2 GB to download, 0.8 GB on disk; about a minute."
+	@test -x .venv-mlflow/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-mlflow
 	@$(UV_INSTALL) --python .venv-mlflow/bin/python -c constraints-mlflow.txt 'mlflow[auth]'
-	.venv-mlflow/bin/python -I src/complex_system/local/mlflow_server.py
+	@.venv-mlflow/bin/python -I src/complex_system/local/mlflow_server.py
 	@touch $@
 
 # Clients and servers of others that tests and benchmarks need, in versions that cannot live beside ours.
@@ -55,12 +67,21 @@ $(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)
 	@$(UV_INSTALL) --python .venv-clients/bin/python -c constraints-clients.txt 'tritonclient[grpc,http]' mlserver mlserver-lightgbm openapi-python-client
 	@touch $@
 
-system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Python's headers, a browser, ip and iptables) as root, or name them all
+# Where none of the tested Pythons is installed, uv fetches its own into .python, if uv or any Python that can install it is there.
+python:
+	@[ -z "$(PYTHON)" ] || exit 0; \
+	uv="$$(command -v uv)" || { python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv && uv=.uv/bin/uv; } 2>/dev/null || exit 0; \
+	echo "No Python 3.11, 3.12 or 3.13 is installed: uv fetches its own 3.13 into .python, about 30 MB to download."; \
+	"$$uv" python install --no-bin --install-dir .python 3.13 || ! command -v python3 >/dev/null || \
+		{ echo "That failed. Install one of the three and name it, make PYTHON=/path/to/python3.13, or name a mirror of uv's: UV_PYTHON_INSTALL_MIRROR." >&2; exit 1; }
+
+system-packages: python  ## Install what Debian packages bring (MariaDB, compiler, headers, browser, MQTT client, ip, iptables) as root, or name them all
 	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 	export PATH="$$PATH:/usr/sbin"; missing=""; \
 	needs() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
 	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; needs chromium chromium; \
+	needs mosquitto_pub mosquitto-clients; needs ip iproute2; needs iptables iptables; \
 	if [ -z "$(PYTHON)" ]; then missing="$$missing python3 python3-venv python3-dev"; else \
 		version="python$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
 		"$(PYTHON)" -c 'import ensurepip' 2>/dev/null || missing="$$missing $$version-venv"; \
@@ -72,7 +93,8 @@ system-packages:  ## Install what Debian packages bring (MariaDB, compiler, Pyth
 	fi; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+		echo "Installing Debian packages:$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing && make -s python; \
 	else \
 		echo "Debian packages are missing; install them first: sudo apt-get install$$missing" >&2; exit 1; \
 	fi
@@ -95,8 +117,8 @@ test-long: install $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `lon
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
 	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
-compat:  ## The same on Debian 13, whose Python is 3.13: make compat [KEEP=1] [ARGS="tests/unit"]
-	SUITE=trixie PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
+compat:  ## The same on Debian 13, whose Python is 3.13, with the unit tests: make compat [KEEP=1] [FOLDER=path] [ARGS=tests]
+	SUITE=trixie PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(or $(ARGS),tests/unit)
 
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]
 	QUICK=$(QUICK) $(BIN)/python -m benchmarks.run $(ARGS)
@@ -143,8 +165,8 @@ clean:  ## Remove what was built and run; the virtual environments stay
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: screenshots
-screenshots: install  ## Take the pictures of the monitoring page in docs/images
-	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots
+screenshots: install  ## Take the pictures of the monitoring page in docs/images, of a run of an hour: make screenshots [ARGS="--minutes 5"]
+	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots $(ARGS)
 
 .PHONY: docs
 docs: install  ## Write docs/subjects.md from the declarations, and build the documentation site into build/site; warnings are errors
@@ -155,7 +177,7 @@ docs: install  ## Write docs/subjects.md from the declarations, and build the do
 proto: install  ## Generate Python code from serving/grpc/open_inference.proto
 	$(BIN)/python -m grpc_tools.protoc -I src --python_out src --pyi_out src complex_system/serving/grpc/open_inference.proto
 
-.PHONY: images compose-test compose-things
+.PHONY: images compose-test compose-things compose-cluster verify
 TAG ?= latest
 SERVICES ?=
 
@@ -165,6 +187,12 @@ images: install  ## Build the services' images with plain docker build: make ima
 
 compose-test: install  ## Prove a deployment in containers, as root: make compose-test [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.proof $(DEPLOYMENT) $(ARGS)
+
+verify: install $(CLIENTS_STAMP)  ## Prove it all on the public images, with Docker, and write a report: make verify [ARGS="--quick contract-mongo"]
+	PYTHONPATH=tests $(BIN)/python -m verify.run $(ARGS)
+
+compose-cluster: install  ## Prove a trainer on a Ray cluster in containers, as root: make compose-cluster [ARGS=--no-build]
+	PYTHONPATH=tests $(BIN)/python -m compose.cluster $(ARGS)
 
 compose-things: install  ## Prove single readings and Prometheus in containers, as root: make compose-things [DEPLOYMENT=maria]
 	PYTHONPATH=tests $(BIN)/python -m compose.things $(DEPLOYMENT) $(ARGS)

@@ -72,7 +72,10 @@ class _Calls(Run):
 
 def measure(*, quick: bool) -> list[Table]:
     """Two tables of gRPC, and one of binary tensors."""
-    with started(("ours", V2, V2 + BINARY, V2 + FEATURES, V2 + BINARY + FEATURES, "MLServer")) as (servers, folder):
+    with started(("ours", V2, V2 + BINARY, V2 + FEATURES, V2 + BINARY + FEATURES, "MLServer"), grpc=True) as (
+        servers,
+        folder,
+    ):
         ours, *others = (server for server in servers if server.grpc_port)
         beside = [ours, replace(ours, name="ours" + FEATURES), *others]
         tables = [_grpc(title, beside, count, quick=quick) for title, count in _GRPC.items()]

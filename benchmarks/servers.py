@@ -124,23 +124,26 @@ def _inference_body(columns: list[tuple[str, str, list[int], list[Any]]], *, is_
 
 
 @contextmanager
-def started(names: Sequence[str] = SERVERS) -> Iterator[tuple[list[Server], Path]]:
-    """Trains the model and starts the servers; yields them with the model's folder. This process keeps away from their core."""
+def started(names: Sequence[str] = SERVERS, *, grpc: bool = False) -> Iterator[tuple[list[Server], Path]]:
+    """Trains the model and starts the servers; yields them with the model's folder. This process keeps away from their core.
+
+    Ours listens for gRPC, too, only where that is measured: its library's threads cost requests over REST a few percent.
+    """
     with tempfile.TemporaryDirectory() as place:
         train(Path(place))
-        with running(Path(place), names) as servers:
+        with running(Path(place), names, grpc=grpc) as servers:
             if others := os.sched_getaffinity(0) - {CORE}:
                 os.sched_setaffinity(0, others)
             yield servers, Path(place)
 
 
 @contextmanager
-def running(folder: Path, names: Sequence[str]) -> Iterator[list[Server]]:
+def running(folder: Path, names: Sequence[str], *, grpc: bool = False) -> Iterator[list[Server]]:
     """Starts servers by name, and yields those that can be started on this machine."""
     with ExitStack() as stack:
         started: list[Server] = []
         for name in names:
-            server = _start(stack, folder, name, started)
+            server = _start(stack, folder, name, started, grpc=grpc)
             if server is None:
                 print(f"{name} is not installed here and is left out", file=sys.stderr)
             else:
@@ -154,14 +157,14 @@ def running(folder: Path, names: Sequence[str]) -> Iterator[list[Server]]:
         yield started
 
 
-def _start(stack: ExitStack, folder: Path, name: str, started: list[Server]) -> Server | None:
+def _start(stack: ExitStack, folder: Path, name: str, started: list[Server], *, grpc: bool) -> Server | None:
     port = _free_port()
     if name.startswith(V2):
         return Server(name, next(each.port for each in started if each.name == "ours"), "/v2/models/champion/infer")
     if name in ("ours", "bare ASGI"):
         command = [sys.executable, "-m", "benchmarks.serve", name.split(maxsplit=1)[0], str(folder), str(port), str(CORE)]
         path = "/predict" if name == "ours" else "/"
-        grpc_port = _free_port() if name == "ours" else 0
+        grpc_port = _free_port() if grpc and name == "ours" else 0
         pid = stack.enter_context(_process([*command, str(grpc_port)], {}))
         return Server(name, port, path, grpc_port=grpc_port, pid=pid)
     if name == "mlflow models serve":

@@ -78,11 +78,12 @@ def metrics() -> str:
 def commands() -> str:
     """Return our commands of ``fiot`` with their arguments and options."""
     os.chdir(ROOT)
+    import complex_system.messaging  # noqa: F401 - FastIoT with our mends, before anything else imports it
+
+    # isort: split
     import fastiot.cli.typer_app  # before the extensions, as fiot does
     import typer
     from fastiot.cli.model.project import ProjectContext
-
-    import complex_system.cli  # noqa: F401 - mends FastIoT for Python 3.13
 
     assert ProjectContext.default.extensions
     group: Any = typer.main.get_command(fastiot.cli.typer_app.app)
@@ -97,11 +98,13 @@ def commands() -> str:
         lines += [
             f"## `fiot {name}`",
             "",
-            f"```\nfiot {name} {arguments}\n```".replace(" \n", "\n"),
+            f"```text\nfiot {name} {arguments}\n```".replace(" \n", "\n"),
             "",
             command.help or "",
             "",
         ]
+        if examples := (command.epilog or "").partition("\n\n")[2]:
+            lines += ["```text", *examples.split("\n\n"), "```", ""]
         options = [each for each in command.params if each.param_type_name == "option" and each.name != "help"]
         if options:
             lines += ["| option | |", "|---|---|"]

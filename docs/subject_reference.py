@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
@@ -91,7 +92,7 @@ def _collect(kind: Any, into: list[type[Message]]) -> None:
 def _fields(kind: type[Message]) -> str:
     documented: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        for match in re.finditer(r"^        (\w+): (.+(?:\n            .+)*)", base.__doc__ or "", re.MULTILINE):
+        for match in re.finditer(r"^    (\w+): (.+(?:\n        .+)*)", inspect.cleandoc(base.__doc__ or ""), re.MULTILINE):
             documented[match[1]] = " ".join(match[2].split())
     lines = [f"### {kind.__name__}\n", f"{_summary(kind)}\n", "| field | type | default | |", "|---|---|---|---|"]
     for field in msgspec.structs.fields(kind):

@@ -1,4 +1,4 @@
-"""A data set with every type and every step, and records of it for property tests."""
+"""Records of the data set with every type and every step, for property tests."""
 
 from __future__ import annotations
 
@@ -6,51 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from complex_system.domain.dataset import Dataset
+from complex_system.testing.data import EVERYTHING
+from complex_system.testing.data import EVERYTHING_TEXT as TEXT
 
-TEXT = """
-name: everything
-id: Chargen-Nr.
-target: quality
-columns:
-  - {name: "Temp. [°C]", type: number, range: [-40, 250], unit: °C}
-  - {name: "temp. [°c]", type: number, range: [0.5, 80], optional: true, fill: 20.5}
-  - {name: select, type: integer, range: [0, 1000], optional: true, fill: 7}
-  - {name: "Größe", type: number, range: [0.001, 1000000], optional: true}
-  - {name: an, type: boolean, optional: true, fill: true}
-  - {name: Sorte, type: category, categories: [A, "b c", 007, NO], optional: true, fill: A}
-  - {name: Ort, type: category, categories: [x, y], optional: true}
-  - {name: Zeit, type: datetime, format: "%d.%m.%Y %H:%M", optional: true, fill: "31.12.2025 23:59"}
-  - {name: Stoffe, type: list of categories, categories: [K1, K2, K3], optional: true}
-  - {name: Anteile, type: list of shares, optional: true}
-  - {name: Notiz, type: text, optional: true}
-  - {name: Prüfer, type: text, optional: true}
-  - {name: quality, type: number, range: [-1000, 1000], optional: true, unit: "%"}
-pipeline:
-  - {step: drop, columns: [Prüfer]}
-  - {step: one_hot, column: Sorte}
-  - {step: one_hot, column: Ort}
-  - {step: multi_hot, column: Stoffe, prefix: has}
-  - {step: shares, column: Stoffe, shares: Anteile, prefix: share}
-  - {step: date_parts, column: Zeit, parts: [year, month, day, hour, minute, second, weekday, day_of_year]}
-  - {step: bins, column: select, edges: [0, 10, 100, 1000], labels: [few, some, many]}
-  - {step: scale, column: "Temp. [°C]", to: [-1, 1]}
-  - {step: standardise, column: "temp. [°c]", mean: 33.3, deviation: 7.7}
-  - {step: keep, column: an}
-  - {step: impute, column: Größe, value: 2.5, as: size}
-  - {step: log, column: size, as: size_log, feature: false}
-  - {step: scale, column: size_log, as: size_scaled}
-  - {step: log, column: select, plus: 1, as: select_log}
-  - {step: box_cox, column: size, power: 0.3, as: size_cox}
-  - {step: box_cox, column: size, power: 0, as: size_cox_0}
-  - {step: clip, column: "Temp. [°C]", to: [0, 100], as: clipped}
-  - {step: bins, column: clipped, edges: [0, 50, 100], labels: [low, high]}
-  - {step: product, columns: ["temp. [°c]", "Temp. [°C]", select], as: energy}
-  - {step: ratio, column: select, by: "temp. [°c]", as: per_degree}
-  - {step: standardise, column: per_degree, mean: 1.1, deviation: 0.3, as: per_degree_standard}
-"""
-
-EVERYTHING = Dataset.parse(TEXT)
+__all__ = ["EVERYTHING", "TEXT", "anything", "number", "records"]
 
 
 def number(low: float, high: float) -> st.SearchStrategy[float]:

@@ -4,8 +4,10 @@
 #   tests/fresh_machine.sh [PYTEST ARGUMENT...]     as root, on Debian; `make fresh-machine` does it
 #
 # SUITE=bookworm   the Debian release, also trixie
-# FOLDER=path      where the root is made: a new folder under /var/tmp unless said; it takes 11 GB
-# KEEP=1           keep the root, to look into it
+# FOLDER=path      where the root is made: a new folder under /var/tmp unless said; it takes 11 GB. A root that an earlier run kept there
+#                  is used again, with the commit of now
+# KEEP=1           keep the root, to look into it, or for the next run
+# LIMIT=7200       seconds after which a command of the two is ended
 # PYTHON=python3   whose pip is asked where packages come from
 #
 # apt's and pip's sources, proxies and certificates are those of this machine. Commands run in namespaces of their own (mounts and
@@ -13,7 +15,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-suite=${SUITE:-bookworm} keep=${KEEP:-} python=${PYTHON:-python3}
+suite=${SUITE:-bookworm} keep=${KEEP:-} python=${PYTHON:-python3} limit=${LIMIT:-7200}
 packages=python3,python3-venv,git,make,ca-certificates  # README's, and what certificates of apt and git need
 project=/srv/complex-system
 root='' job=''
@@ -81,51 +83,65 @@ isolated() {
     return "$code"
 }
 
-# in_root USER COMMAND: runs a shell command in the project's folder there.
+# in_root USER COMMAND: runs a shell command in the project's folder there, until it ends or the limit is reached.
 in_root() {
     local variables=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" LANG=C.UTF-8) name
     for name in $(compgen -e | grep -iE '^(UV_.*|(http|https|ftp|all|no)_proxy|SSL_CERT_(FILE|DIR)|CI)$'); do variables+=("$name=${!name}"); done
     # The shell stays process 1, to reap orphans as init does.
     isolated bash -c '
-        root=$1 user=$2 folder=$3 command=$4; shift 4
+        root=$1 user=$2 folder=$3 command=$4 limit=$5; shift 5
         mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" && mount --rbind /dev "$root/dev" || exit
-        chroot --userspec="$user" "$root" env -i "$@" HOME="$(chroot "$root" getent passwd "$user" | cut -d: -f6)" bash -c "cd $folder && $command"
+        timeout --signal=KILL "$limit" chroot --userspec="$user" "$root" env -i "$@" HOME="$(chroot "$root" getent passwd "$user" | cut -d: -f6)" bash -c "cd $folder && $command"
         exit $?
-    ' fresh-machine "$root" "$1" "$project" "$2" "${variables[@]}"
+    ' fresh-machine "$root" "$1" "$project" "$2" "$limit" "${variables[@]}"
 }
 
 needs
-if [ -n "${FOLDER:-}" ]; then
-    if [ -e "$FOLDER" ]; then fail "$FOLDER exists; name a new folder."; fi
+again=''
+if [ -z "${FOLDER:-}" ]; then
+    root=$(mktemp -d /var/tmp/fresh-machine.XXXXXX)
+elif [ -e "$FOLDER$project/.git" ]; then
+    again=1 keep=1 root=$FOLDER
+    if ! grep -q "VERSION_CODENAME=$suite" "$root/etc/os-release"; then fail "$FOLDER is not a $suite; name another folder."; fi
+elif [ -e "$FOLDER" ]; then
+    fail "$FOLDER exists, and no run kept it; name a new folder."
+else
     root=$FOLDER
     mkdir -p "$root"
-else
-    root=$(mktemp -d /var/tmp/fresh-machine.XXXXXX)
 fi
-chmod 755 "$root"
 root=$(realpath "$root")
 
-say "making a minimal $suite in $root"
-mirror=$(sources | awk -v suite="$suite" '$2 == suite { print $1; exit }' || true)
-isolated debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log"; fail "debootstrap failed"; }
-take_over_apt
-take_over_pip
-git clone --quiet --no-hardlinks . "$root$project"
+if [ -n "$again" ]; then
+    say "using $root again"
+    git -C "$root$project" fetch --quiet "$PWD" HEAD
+    git -C "$root$project" checkout --quiet --force --detach FETCH_HEAD
+else
+    say "making a minimal $suite in $root"
+    chmod 755 "$root"
+    mirror=$(sources | awk -v suite="$suite" '$2 == suite { print $1; exit }' || true)
+    isolated debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log"; fail "debootstrap failed"; }
+    take_over_apt
+    take_over_pip
+    git clone --quiet --no-hardlinks . "$root$project"
+fi
 say "Debian $(cat "$root/etc/debian_version"), $(in_root root 'python3 --version'), commit $(git -C "$root$project" log -1 --format='%h %s')"
 [ -z "$(git status --porcelain)" ] || say "changes that are not committed are not in it"
 
 # An ordinary user reads what to install, all of it at once ...
-told=$(in_root nobody 'make -s system-packages 2>&1' || true)
-say "make as an ordinary user: $told"
-names=$(sed -n 's/^Debian packages are missing.*apt-get install//p' <<<"$told")
-[ -n "$names" ] || fail "make names no packages"
+names=''
+if [ -z "$again" ]; then
+    told=$(in_root nobody 'make -s system-packages 2>&1' || true)
+    say "make as an ordinary user: $told"
+    names=$(sed -n 's/^Debian packages are missing.*apt-get install//p' <<<"$told")
+    [ -n "$names" ] || fail "make names no packages"
+fi
 
 began=$SECONDS
 say "make demo ONCE=1"
 in_root root 'make demo ONCE=1' || fail "make demo ONCE=1 failed"
 demo=$((SECONDS - began))
 # ... which make installs as root, and that is everything.
-in_root root "dpkg -s $names >/dev/null" || fail "make has not installed all that it names:$names"
+[ -z "$names" ] || in_root root "dpkg -s $names >/dev/null" || fail "make has not installed all that it names:$names"
 in_root nobody 'make -s system-packages' || fail "make still misses packages"
 
 began=$SECONDS

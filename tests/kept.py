@@ -1,4 +1,4 @@
-"""Documents in memory, for tests of what is kept; what databases do with them, tests/contract/test_documents.py says."""
+"""Documents in memory, for tests of what is kept; what databases do with them, complex_system.testing.stores says."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +21,8 @@ from complex_system.messaging.users import BrokerUser, authorization, broker_use
 from complex_system.protocol import serving as serving_messages
 from complex_system.protocol import training
 from complex_system.settings import Settings
+from complex_system.testing.waiting import eventually
+from given import server_of
 
 S = TypeVar("S", bound=SystemService)
 V = TypeVar("V", bound=Server)
@@ -130,26 +131,12 @@ def started(server: V) -> Iterator[V]:
         server.stop()
 
 
-def server_fixture(kind: type[V], scope: Literal["session", "module"] = "session") -> Any:
-    """Return a fixture: a server of that class on a free port, in a folder of its own."""
+def server_fixture(kind: type[V], scope: Literal["session", "module", "function"] = "session") -> Any:
+    """Return a fixture: a server of that class on a free port, in a folder of its own, or the one that is given by address."""
 
     @pytest.fixture(scope=scope)
     def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[V]:
-        with started(kind(tmp_path_factory.mktemp(kind.name), port=0)) as ready:
+        with started(server_of(kind, tmp_path_factory.mktemp(kind.name))) as ready:
             yield ready
 
     return server
-
-
-async def eventually(check: Callable[[], Awaitable[Any] | Any], seconds: float = 60.0) -> Any:
-    """Polls ``check`` until it returns something true, and returns that; fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while True:
-        result = check()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return result
-        if time.monotonic() > deadline:
-            raise AssertionError(f"Not true within {seconds:g} s: {check}")
-        await asyncio.sleep(0.02)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from complex_system.notebook import load, models
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["load", "models"]
 
 

@@ -5,6 +5,9 @@ A class with the name of one of FastIoT's servers replaces it. Importing this mo
 
 from __future__ import annotations
 
+import complex_system.messaging  # noqa: F401 - FastIoT with our mends, before anything else imports it
+
+# isort: split
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,6 @@ from fastiot.cli.model.infrastructure_service import (
 from fastiot.cli.model.project import ProjectContext
 from jinja2 import ChoiceLoader, FileSystemLoader
 
-import complex_system.cli  # noqa: F401 - imports FastIoT as Python 3.13 needs it
 from complex_system.deploy import ACCOUNTS_FILE, COLLECTION, MLFLOW_SCRIPT, USERS_FILE, declares_collection
 from complex_system.deploy.observability import KEY_FILE, PROMETHEUS_PORT
 from complex_system.local.mlflow_server import COLLECT_SECONDS

@@ -3,3 +3,5 @@
 from complex_system import logs
 
 logs.keep_early()
+
+import complex_system.messaging  # noqa: E402, F401 - FastIoT with our mends, before a service imports it

@@ -15,6 +15,7 @@ from compose.stack import Container, ProofError, call
 
 OF_SERVERS = {
     "nats": "NATS", "mongodb": "MONGO_DB_PASSWORD", "mariadb": "MARIA", "mlflow": "MLFLOW", "prometheus": "API_KEY",
+    "ray_head": "RAY_AUTH", "ray_worker": "RAY_AUTH",
 }  # fmt: skip
 """The servers, and what the names of their secrets contain."""
 PUBLISH = """

@@ -1,4 +1,4 @@
-"""Records under keys that exist: what fills, what replaces, and what is a conflict, on both databases and in every order."""
+"""Records under keys that exist, where an operator's rules, other programs or retention meet them; the rest is in the suite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 from pymongo import AsyncMongoClient
 
-from complex_system.domain.columns import ORDER
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import REVISION, processed_schema
@@ -84,133 +83,17 @@ def processed(dataset: Dataset, key: str, revision: int, target: float | None) -
     )
 
 
-async def process(store: DataStore, version: str = "v1") -> list[int]:
-    """Processes what waits, as the service does; returns the revisions."""
-    page = await store.unprocessed(version, None, 100)
-    revisions = []
-    for row in page.table.to_pylist():
-        revisions.append(row[REVISION])
-        await store.upsert_processed(processed(store.dataset, row[ID], row[REVISION], row[TARGET]), version)
-    return revisions
-
-
-@pytest.mark.parametrize("on_conflict", ["keep", "replace"])
-async def test_a_label_that_comes_later_fills_the_record_and_is_processed(
-    opened: Open, settings: Settings, database: str, record: Record, on_conflict: str
-) -> None:
-    store = await opened(on_conflict)
-    without = {**record, TARGET: None}
-    await store.save_raw([without], "lab", 10.0)
-    assert await process(store) == [1]
-    assert (await store.counts()).labelled == 0
-    saved = await store.save_raw([record], "lims", 20.0)
-    assert (saved.existing, saved.filled, saved.conflicts, saved.replaced) == (1, 1, 0, 0)
-    assert await store.raw_records(2) == [record]
-    assert await process(store) == [2]
-    assert await store.targets([record[ID]]) == {record[ID]: record[TARGET]}
-    [envelope] = envelopes(database, settings)
-    assert (envelope.done, envelope.revision, envelope.source) == ("v1", 2, "lab")
-    assert envelope.hash == content_hash(store.dataset)(record)
-    # Again, and what has fewer values: known.
-    for again, order in ((record, 20.0), (without, 30.0), (without, 10.0)):
-        saved = await store.save_raw([again], "lims", order)
-        assert (saved.existing, saved.filled, saved.conflicts) == (1, 0, 0)
-    assert await store.raw_records(2) == [record]
-    assert await process(store) == []
-    assert (await store.counts()).conflicts == 0
-
-
-async def test_keep_takes_nothing_of_a_record_that_differs(opened: Open, record: Record) -> None:
-    store = await opened("keep")
-    first, other = {**record, TARGET: None}, {**record, R1: 1.25}
-    await store.save_raw([first], "monday", 10.0)
-    await process(store)
-    for _ in range(2):
-        saved = await store.save_raw([other], "tuesday", 20.0)
-        assert (saved.conflicts, saved.filled, saved.replaced, saved.differing) == (1, 0, 0, (record[ID],))
-        assert (await store.counts()).conflicts == 1
-    assert await store.raw_records(2) == [first]
-    assert await process(store) == []
-
-
 @pytest.mark.parametrize("newer_first", [False, True])
-async def test_an_older_record_never_replaces_a_newer_one(
+async def test_the_envelope_names_the_content_and_whose_it_is(
     opened: Open, database: str, settings: Settings, record: Record, newer_first: bool
 ) -> None:
     store = await opened("replace")
-    versions = [(record, 10.0), ({**record, R1: 1.25}, 20.0)]
+    versions = [({**record, TARGET: None}, 5.0), (record, 10.0), ({**record, R1: 1.25}, 20.0)]
     for values, order in reversed(versions) if newer_first else versions:
         await store.save_raw([values], f"at {order:g}", order)
-        await process(store)
-    for values, order in [*versions, versions[0]]:  # delivered again
-        await store.save_raw([values], f"at {order:g}", order)
-    assert await store.raw_records(2) == [versions[1][0]]
-    assert await process(store) == []
-    assert (await store.counts()).conflicts == 1
     [envelope] = envelopes(database, settings)
-    assert (envelope.done, envelope.revision, envelope.source) == ("v1", 1 if newer_first else 2, "at 20")
-
-
-async def test_a_replacement_is_processed_again_and_what_it_replaces_is_kept(opened: Open, record: Record) -> None:
-    store = await opened("replace")
-    await store.save_raw([record], "press-4", 1.0)
-    await process(store)
-    saved = await store.save_raw([{**record, TARGET: 99.99, ORDER: 2.0}], "press-4", 0.5)  # its own order counts
-    assert (saved.conflicts, saved.replaced, saved.differing) == (1, 1, (record[ID],))
-    assert await process(store) == [2]
-    assert await store.targets([record[ID]]) == {record[ID]: 99.99}
-    saved = await store.save_raw([{**record, TARGET: 1.0, ORDER: 1.5}], "press-5")
-    assert (saved.conflicts, saved.replaced) == (1, 0)
-    assert await store.targets([record[ID]]) == {record[ID]: 99.99}
-    assert (await store.counts()).conflicts == 2
-
-
-@pytest.mark.parametrize("comes", ["before the result", "before the mark is compared"])
-async def test_the_result_of_an_older_revision_does_not_settle_the_mark(opened: Open, record: Record, comes: str) -> None:
-    store = await opened("replace")
-    other = await opened("replace")
-    await store.save_raw([record], "a", 1.0)
-    [row] = (await store.unprocessed("v1", None, 10)).table.to_pylist()
-    old = processed(store.dataset, record[ID], row[REVISION], row[TARGET])
-    change = other.save_raw([{**record, TARGET: 99.99}], "b", 2.0)
-    if comes == "before the mark is compared":
-        await asyncio.gather(store.upsert_processed(old, "v1"), change)
-    else:
-        await change
-        await store.upsert_processed(old, "v1")
-    assert await process(store) == [2]
-    assert await store.targets([record[ID]]) == {record[ID]: 99.99}
-    assert await process(store) == []
-
-
-async def test_the_result_of_an_older_revision_that_comes_last_is_dropped(opened: Open, record: Record) -> None:
-    store, other = await opened("replace"), await opened("replace")
-    await store.save_raw([record], "a", 1.0)
-    [row] = (await store.unprocessed("v1", None, 10)).table.to_pylist()
-    old = processed(store.dataset, record[ID], row[REVISION], row[TARGET])
-    await other.save_raw([{**record, TARGET: 99.99}], "b", 2.0)
-    assert await process(other) == [2]
-    await store.upsert_processed(old, "v1")
-    assert await store.targets([record[ID]]) == {record[ID]: 99.99}
-    assert await process(store) == []
-
-
-async def test_replicas_that_fill_and_replace_at_the_same_time_agree(opened: Open, record: Record) -> None:
-    stores = [await opened("replace") for _ in range(3)]
-    keys = [f"k{i:02}" for i in range(12)]
-    empty = dict.fromkeys((R1, R2, R3, TARGET))
-    versions = [
-        ({**empty}, 1.0), ({R1: 1.0}, 2.0), ({R2: 2.0, TARGET: 5.0}, 3.0), ({R1: 3.0, R2: 4.0}, 4.0), ({TARGET: 6.0, R3: 0.5}, 5.0)
-    ]  # fmt: skip
-    batches = [
-        ([{**record, **empty, **values, ID: key} for key in keys], order) for values, order in versions for _ in range(2)
-    ]
-    random.Random(7).shuffle(batches)
-    await asyncio.gather(*(stores[i % 3].save_raw(batch, f"s{i}", order) for i, (batch, order) in enumerate(batches)))
-    wanted = {**record, R1: 3.0, R2: 4.0, R3: 0.5, TARGET: 6.0}
-    assert await stores[0].raw_records(20) == [{**wanted, ID: key} for key in keys]
-    await process(stores[1])
-    assert await stores[2].targets(keys) == dict.fromkeys(keys, 6.0)
+    assert (envelope.revision, envelope.source) == (1 if newer_first else 3, "at 20")
+    assert envelope.hash == content_hash(store.dataset)(versions[2][0])
 
 
 async def test_a_value_that_the_database_refuses_is_named_and_nothing_new_is_written(
@@ -328,40 +211,6 @@ async def test_results_never_come_into_another_record(
         await store.upsert_processed(processed(dataset, "B-0008", 1, 42.5), "v1")
     await store.upsert_processed(processed(dataset, record[ID], 1, 43.5), "v1")
     assert await store.targets([record[ID], "B-0008"]) == {record[ID]: 43.5}
-
-
-async def test_conflicts_are_listed_with_both_values_and_corrections_are_counted(opened: Open, record: Record) -> None:
-    keeping, replacing = await opened("keep"), await opened("replace")
-    unlabelled = {**record, ID: "B-0009", TARGET: None}
-    began = await keeping.now()
-    await keeping.save_raw([record, {**record, ID: "B-0008"}, unlabelled], "lab", 1.0)
-    await keeping.save_raw(
-        [{**record, R1: 1.25, "laborant": "HANS" if record["laborant"] != "HANS" else "TK"}], "press-4", 2.0
-    )
-    assert (await keeping.counts()).corrected == 0
-    await replacing.save_raw([{**record, TARGET: 99.99}], "lims", 3.0)
-    await replacing.save_raw([{**record, TARGET: 1.0}], "late", 0.5)
-    await replacing.save_raw([{**unlabelled, R1: 1.25}], "lims", 3.0)
-    counts = await keeping.counts()
-    assert (counts.conflicts, counts.corrected) == (4, 1)
-    found = await keeping.conflicts(None, 10)
-    assert [each.key for each in found] == ["B-0007"] * 3 + ["B-0009"]
-    assert [each.hash for each in found[:3]] == sorted(each.hash for each in found[:3])
-    by_source = {each.source: each for each in found[:3]}
-    kept, corrected, late = by_source["press-4"], by_source["lab"], by_source["late"]
-    assert [(each.column, each.kept, each.lost) for each in corrected.values] == [(TARGET, 99.99, 42.5)]
-    assert (corrected.corrected, corrected.kept_source) == (True, "lims")
-    assert [(each.column, each.kept, each.lost) for each in late.values] == [(TARGET, 99.99, 1.0)]
-    assert {each.column for each in kept.values} == {"laborant", R1, TARGET}
-    assert (kept.corrected, kept.kept_source) == (False, "lab")
-    assert began - 1 <= kept.at <= await keeping.now() + 1
-    # Page by page; what an earlier correction has lost comes again and replaces, and what it replaces is another correction.
-    assert [await replacing.conflicts((each.key, each.hash), 1) for each in found[:3]] == [[each] for each in found[1:]]
-    assert await replacing.conflicts((found[-1].key, found[-1].hash), 1) == []
-    await replacing.save_raw([{**record, TARGET: 1.0}], "lims", 4.0)
-    await replacing.save_raw([{**record, TARGET: 2.0}], "lims", 5.0)
-    counts = await keeping.counts()
-    assert (counts.conflicts, counts.corrected) == (5, 3)
 
 
 async def test_records_of_an_earlier_release_are_as_old_as_their_arrival(

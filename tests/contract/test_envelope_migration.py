@@ -272,7 +272,11 @@ async def test_what_a_replica_of_the_release_before_writes_meanwhile_is_not_lost
     else:
         with closing(
             mariadb.connect(
-                host=settings.maria_host, port=settings.maria_port, user=settings.maria_user, database=settings.maria_name
+                host=settings.maria_host,
+                port=settings.maria_port,
+                user=settings.maria_user,
+                password=settings.maria_password,
+                database=settings.maria_name,
             )
         ) as connection:
             values = {**late, "Stoffe": json.dumps(late["Stoffe"])}

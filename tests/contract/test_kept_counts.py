@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
@@ -121,7 +122,7 @@ async def test_numbers_are_corrected_where_others_have_changed_them_since_they_w
         rows = select(connection, statement, parameters)
         if statement == stores[0]._sql.count_all:
             for slot in range(16):
-                new = f"INSERT INTO KIOptiPackCounts VALUES ({slot}, 0, 0, 0, 0, 1, 0)"  # noqa: S608
+                new = f"INSERT INTO KIOptiPackCounts (slot, conflicts) VALUES ({slot}, 1)"  # noqa: S608
                 asked(settings, f"{new} ON DUPLICATE KEY UPDATE conflicts = conflicts + 1")
         return rows
 
@@ -139,6 +140,68 @@ async def test_a_store_of_an_earlier_release_is_counted_when_it_is_opened(
     await stores[1].close()
     await stores[1].open()
     assert await stores[0].counts() == await stores[1].counts() == RecordCounts(raw=20, processed=0, labelled=0, rejected=0)
+
+
+async def test_two_that_count_at_the_same_time_on_nodes_with_locks_of_their_own_correct_once(
+    stores: list[MariaDataStore], settings: Settings, laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the nodes of a Galera cluster, each has the lock."""
+    await stores[0].save_raw(list(laboratory.records(20)))
+    asked(settings, "DELETE FROM KIOptiPackRaw ORDER BY _id LIMIT 3")
+    both = threading.Barrier(2, timeout=60)
+
+    def select_with_the_lock(connection: Any, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        if "GET_LOCK" in statement:
+            return [(1,)]
+        rows = select(connection, statement, parameters)
+        if statement == stores[0]._sql.count_all:
+            both.wait()
+        return rows
+
+    monkeypatch.setattr(schema, "select", select_with_the_lock)
+    await asyncio.gather(*(store.recount() for store in stores))
+    assert (await stores[0].counts()).raw == 17
+
+
+async def test_nodes_of_a_galera_cluster_change_rows_of_their_own(stores: list[MariaDataStore], settings: Settings) -> None:
+    for node in (1, 2, 3):
+        with closing(connected(settings)) as connection:
+            change(connection, f"SET SESSION auto_increment_increment = 3, auto_increment_offset = {node}")
+            change(connection, stores[0]._sql.add_counts, [node, 0, 0, 0, 0, 0])
+            connection.commit()
+    rows = asked(settings, "SELECT raw, (slot - 1) MOD 3 + 1 FROM KIOptiPackCounts WHERE raw > 0")
+    assert sorted(rows) == [(1, 1), (2, 2), (3, 3)]
+
+
+async def test_a_number_that_this_release_keeps_first_is_counted_at_the_start(
+    stores: list[MariaDataStore], settings: Settings, laboratory: Laboratory
+) -> None:
+    await stores[0].save_raw(list(laboratory.records(20)))
+    asked(settings, "ALTER TABLE KIOptiPackCounts DROP COLUMN raw, DROP COLUMN recounts")
+    await stores[1].close()
+    await stores[1].open()
+    assert (await stores[0].counts()).raw == (await stores[1].counts()).raw == 20
+
+
+async def test_requests_are_answered_while_all_records_are_counted(
+    settings: Settings, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MariaDataStore(dataset, settings.copy(update={"maria_connections": 1}))
+    await store.open()
+    answered = threading.Event()
+
+    def select_after_an_answer(connection: Any, statement: str, parameters: Sequence[Any]) -> list[Any]:
+        assert answered.wait(60)
+        return select(connection, statement, parameters)
+
+    monkeypatch.setattr(schema, "select", select_after_an_answer)
+    counting = asyncio.create_task(store.recount())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(store.ping(), 30)
+    answered.set()
+    await counting
+    await store.close()
+    asked(settings, f"DROP DATABASE {settings.maria_name}")
 
 
 async def test_no_table_of_records_is_read_for_the_numbers(stores: list[MariaDataStore], settings: Settings) -> None:

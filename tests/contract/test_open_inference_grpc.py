@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.serving import ORIGIN_HEADER
 from complex_system.serving.engine import Limits
 from complex_system.serving.grpc import open_inference_pb2 as pb
+from complex_system.serving.grpc import server as grpc_module
 from complex_system.serving.grpc.server import HEALTH, INFERENCE, GrpcServer
 from complex_system.serving.rest.endpoint import Backend
 from complex_system.tracking.model_files import SAMPLE_FILE
@@ -406,6 +408,29 @@ async def test_without_a_model_nothing_is_ready_and_health_follows() -> None:
         seen.append((await watch.read()).status)
         assert seen == [states.NOT_SERVING, states.SERVING, states.NOT_SERVING]
         await stopping
+
+
+async def test_more_than_some_watches_are_refused_and_a_check_is_not(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_module, "_MAX_WATCHES", 2)
+    states = health_pb2.HealthCheckResponse
+    watch = channel.unary_stream(f"/{HEALTH}/Watch", health_pb2.HealthCheckRequest.SerializeToString, states.FromString)
+    asked = health_pb2.HealthCheckRequest()
+    watches = [watch(asked, timeout=30) for _ in range(2)]
+    assert [(await each.read()).status for each in watches] == [states.SERVING] * 2
+    text = await refused(watch(asked, timeout=30).read(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert "2 clients watch already" in text
+    assert await health(channel) == states.SERVING
+    watches.pop().cancel()
+    async with asyncio.timeout(30):
+        while True:
+            again = watch(asked, timeout=30)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                assert (await again.read()).status == states.SERVING
+                break
+    for each in (*watches, again):
+        each.cancel()
 
 
 async def test_the_key_is_asked_for_but_not_by_probes() -> None:

@@ -1,8 +1,9 @@
-"""``fiot run`` on the folder of a run of the release before: nothing is lost, the champion predicts until it is trained again."""
+"""docs/how-to/upgrade.md on a run of the release before: nothing is lost, the champion predicts until it is trained again."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import tarfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from complex_system.backup.manifest import read_manifest
 from complex_system.backup.places import PARTS, Place
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server
 from complex_system.settings import Settings
+from documented import blocks
 from runs import api_key, fiot_run
 from support import started
 
@@ -59,6 +61,10 @@ def former_run(base: Path, deployment: str) -> None:
 def test_a_run_of_the_release_before_goes_on(tmp_path: Path, deployment: str) -> None:
     former_run(tmp_path, deployment)
     rows = read_manifest(tmp_path / "former" / deployment).rows
+    copy, _, start, *_ = [block.text for block in blocks("docs/how-to/upgrade.md")]
+    assert start == "fiot run mongo"
+    (tmp_path / ".run").symlink_to(tmp_path)
+    subprocess.run(["bash", "-ec", copy.replace("mongo", deployment)], cwd=tmp_path, check=True)
     few = {"COMPLEX_SYSTEM_MIN_LABELLED": "1000"}  # too few records for a training
     with fiot_run(tmp_path, deployment, "--records", "400", "--seed", "3", **AS_THEN, **few) as run:
         run.eventually(lambda: run.status()["state"] == "running", 300)
@@ -71,6 +77,7 @@ def test_a_run_of_the_release_before_goes_on(tmp_path: Path, deployment: str) ->
             [prediction] = client.post("/predict", json=[RECORD]).json()["predictions"]
         assert prediction == pytest.approx(PREDICTION[deployment], rel=1e-6)
         monitoring = run.status()["services"]["ml_monitoring"]["url"]
+        assert (tmp_path / f"{deployment}-before" / "mlflow").is_dir()
         # The page answers before the history is read.
         champion, *_ = run.eventually(lambda: httpx.get(f"{monitoring}/api/models").json()["champions"])
         assert champion["model"] == "lab-lightgbm"

@@ -18,8 +18,8 @@ from complex_system.messaging.handlers import answers
 from complex_system.messaging.service import SystemService
 from complex_system.protocol.base import Request
 from complex_system.settings import Settings
+from complex_system.testing.proxy import proxied
 from plant import kill
-from proxy import proxied
 from support import TesterService, eventually, running
 
 NEVER = Request("test-never", Any, Any)

@@ -17,8 +17,9 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import MariaServer, MongoServer, NatsServer, Server
+from complex_system.testing.proxy import proxied
+from given import DIRECT, server_of
 from plant import FULL, Plant, kill, plant
-from proxy import proxied
 from support import eventually
 
 RECORDS = {"mongo": FULL or 3_000, "maria": FULL or 6_000}
@@ -45,8 +46,8 @@ class Servers:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
-        self.nats = NatsServer(folder / "nats", port=0)
-        self.database = SERVERS[kind](folder / kind, port=0)
+        self.nats = server_of(NatsServer, folder / "nats")
+        self.database = server_of(SERVERS[kind], folder / kind)
         for server in (self.nats, self.database):
             server.start()
         for server in (self.nats, self.database):
@@ -220,7 +221,8 @@ async def test_the_database_answers_slowly(servers: Servers, tmp_path: Path, dat
     seed = uuid.uuid4().int % 2**31
     async with proxied(servers.database.port) as proxy:
         [host, port] = [name for name in servers.database.environment() if name.endswith(("_HOST", "_PORT"))]
-        values = {**variables(servers), host: "127.0.0.1", port: str(proxy.port)}
+        address = DIRECT if servers.kind == "mongo" else "127.0.0.1"
+        values = {**variables(servers), host: address, port: str(proxy.port)}
         async with plant(tmp_path, servers.nats, servers.database, values, RECORDS[servers.kind], seed) as system:
             start_all(system, servers.service, PROCESSING, SOURCE)
 

@@ -7,7 +7,7 @@ import csv
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,21 @@ from complex_system.messaging.replicas import Share
 from complex_system.protocol import database as protocol
 from complex_system.protocol import documents
 from complex_system.protocol.base import Empty, Request
-from complex_system.protocol.database import ColumnsRequest, RecordCounts, RejectedRequest, Rejection, UnprocessedRequest
+from complex_system.protocol.database import (
+    ColumnsRequest,
+    KeyRangesRequest,
+    RecordCounts,
+    RejectedRequest,
+    Rejection,
+    UnprocessedRequest,
+)
 from complex_system.protocol.operations import health_request
 from complex_system.service_layer.database import service as database_service
 from complex_system.service_layer.database.service import DatabaseService
 from complex_system.settings import Settings
+from complex_system.testing.proxy import proxied
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
-from proxy import proxied
 from support import TesterService, eventually, running
 
 ROOT = Path(__file__).parents[2]
@@ -127,23 +134,39 @@ async def test_a_walk_over_numbered_pages_goes_on_behind_the_last_key_and_meets_
     before, there = rows[:10], rows[10:]
     await kio.request_upsert_many_processed_data_points(tester, there)
     without_key = [{name: value for name, value in row.items() if name != ID} for row in there]
-    by_number = service.store.processed_page
+    walked: list[int] = []
+    processed_key = service.store.processed_key
 
-    async def never(page: int, page_size: int) -> list[Record]:
-        raise AssertionError("the database walks over all records before it")
+    def counted(after: str | None, places: int) -> Awaitable[str | None]:
+        walked.append(places)
+        return processed_key(after, places)
 
-    monkeypatch.setattr(service.store, "processed_page", never)
+    monkeypatch.setattr(service.store, "processed_key", counted)
     found = await kio.request_get_processed_data_points_page(tester, page=0, page_size=7)
     await kio.request_upsert_many_processed_data_points(tester, before)
     for number in range(1, 5):
         found += await kio.request_get_processed_data_points_page(tester, page=number, page_size=7)
     assert found == without_key
-    monkeypatch.setattr(service.store, "processed_page", by_number)
+    assert walked == []
+    # Another replica has answered the pages between.
+    every = [{name: value for name, value in row.items() if name != ID} for row in rows]
+    for number in (0, 2, 5):
+        page = await kio.request_get_processed_data_points_page(tester, page=number, page_size=5)
+        assert page == every[5 * number : 5 * number + 5]
+    assert walked == [5, 10]
     monkeypatch.setattr(database_service, "_PAGES_REMEMBERED", 0.0)
     assert await kio.request_get_processed_data_points_page(tester, page=1, page_size=10) == without_key[:10]
 
 
-async def test_ranges_of_keys_have_about_as_many_records_each_however_many_a_query_passes(
+async def test_all_records_are_counted_again_an_hour_after_the_start_and_then_once_a_day(service: DatabaseService) -> None:
+    """Replicas of an earlier release may write after the first count, while one after the other is updated."""
+    await eventually(lambda: service._recounts == 1, 20)
+    service._recounts = 0
+    assert [await service._recount() for _ in range(3)] == [service.first_recount, None, None]
+    assert (service.first_recount, service.recount_interval) == (3600.0, 86_400.0)
+
+
+async def test_ranges_of_keys_have_about_as_many_records_each_however_many_a_query_or_a_request_passes(
     tester: TesterService,
     service: DatabaseService,
     dataset: Dataset,
@@ -153,11 +176,16 @@ async def test_ranges_of_keys_have_about_as_many_records_each_however_many_a_que
     await kio.request_upsert_many_processed_data_points(tester, processed(dataset, records))
     keys = [record[ID] for record in records]
     client = DatabaseClient(tester)
-    for places in (500_000, 10, 3):
+    for places, seconds in ((500_000, 10.0), (10, 0.0), (3, 0.0)):
         monkeypatch.setattr(database_service, "_PLACES_AT_ONCE", places)
+        monkeypatch.setattr(database_service, "_RANGES_SECONDS", seconds)
         ends = [None, keys[9], keys[19], keys[29], None]
         assert await client.key_ranges(4) == list(pairwise(ends))
     assert await client.key_ranges(1) == [(None, None)]
+    assert await client.key_ranges(41) == list(pairwise([None, *keys, None]))
+    asked = KeyRangesRequest(count=1000, places=15, after=keys[4])
+    monkeypatch.setattr(database_service, "_RANGES_SECONDS", 10.0)
+    assert await tester.ask(protocol.GET_KEY_RANGES, asked) == [keys[19], keys[34]]
 
 
 async def test_records_without_a_key_get_one(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:
@@ -249,6 +277,8 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (protocol.GET_KEY_RANGES, {}, InvalidRequestError, "count"),
         (protocol.GET_KEY_RANGES, {"count": 0}, InvalidRequestError, "count"),
         (protocol.GET_KEY_RANGES, {"count": 1001}, InvalidRequestError, "count"),
+        (protocol.GET_KEY_RANGES, {"count": 1}, InvalidRequestError, "places"),
+        (protocol.GET_KEY_RANGES, {"count": 1, "places": 0}, InvalidRequestError, "places"),
         (protocol.GET_UNPROCESSED, {}, InvalidRequestError, "version"),
         (protocol.GET_UNPROCESSED, {"version": ""}, InvalidRequestError, "version"),
         (protocol.GET_UNPROCESSED, {"version": "v", "limit": 0}, InvalidRequestError, "limit"),

@@ -53,11 +53,11 @@ from complex_system.storage import quarantine
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import Orders
 from complex_system.storage.mongo.store import MongoDataStore
+from complex_system.testing.proxy import proxied
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from envelopes import envelopes, make_unique
-from proxy import proxied
 from support import TesterService, eventually, running, server_fixture, started
 
 SERVICES: dict[str, type[DatabaseService]] = {"mongo": DatabaseMongoService, "maria": DatabaseMariaService}

@@ -36,6 +36,7 @@ from complex_system.protocol.training import (
 from complex_system.service_layer.training.retrain import retrain
 from complex_system.serving.models.predictor import Predictor
 from complex_system.settings import Settings
+from complex_system.testing.proxy import Proxy, SilentServer
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.training.conformal import INTERVALS_FILE, Intervals
 from complex_system.training.cross_validation import FewRecords
@@ -44,7 +45,6 @@ from complex_system.training.split import Part, groups_of, parts_of
 from complex_system_services.ml_consumer.predictions import StoredProbes
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import delete_version_as_older_servers, linear_onnx, register_onnx
-from proxy import Proxy, SilentServer
 from support import Ear, TesterService, eventually, running
 from training_rounds import QuickConsumer, StandInLightgbm, StandInPytorch, fill
 

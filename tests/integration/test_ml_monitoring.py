@@ -28,11 +28,11 @@ from complex_system.protocol.operations import GET_MONITORING, ServedModel
 from complex_system.protocol.serving import PREDICTION_MADE, TRUTH_KNOWN, PredictedRecord, PredictionMade, Truth, TruthKnown
 from complex_system.protocol.training import CHAMPION_CHANGED
 from complex_system.settings import Settings
+from complex_system.testing.proxy import Proxy, SilentServer
 from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
 from complex_system_services.ml_serving_mlflow.ml_serving_mlflow_service import MlServingMlflowService
 from models import linear_onnx, register_onnx
 from monitoring_page.messages import champion
-from proxy import Proxy, SilentServer
 from support import TesterService, eventually, running
 
 

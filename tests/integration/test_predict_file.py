@@ -24,8 +24,8 @@ from complex_system.local.credentials import write_private
 from complex_system.local.folder import only_run
 from complex_system.predict.client import Service, running_service, service_of
 from complex_system.serving.engine import Limits
+from complex_system.testing.proxy import Proxy
 from models import ManyModels, rest_server
-from proxy import Proxy
 from runs import FIOT, ROOT
 from spreadsheets import write_excel
 from support import eventually

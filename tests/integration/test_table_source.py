@@ -23,9 +23,9 @@ from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.subjects import GET_ALL_RAW
 from complex_system.settings import Settings
+from complex_system.testing.proxy import proxied
 from complex_system_services.database_mongo.database_mongo_service import DatabaseMongoService
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
-from proxy import proxied
 from support import BROKER_PASSWORD, TesterService, eventually, running
 
 DECLARED: dict[str, Any] = {

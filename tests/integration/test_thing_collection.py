@@ -21,7 +21,7 @@ from nats.js.errors import NotFoundError
 from complex_system.collection import Collector, Readings
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.records import Record
-from complex_system.errors import StartError
+from complex_system.errors import ReplyTimeoutError, StartError
 from complex_system.local.servers import Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.handlers import answers
@@ -30,8 +30,10 @@ from complex_system.messaging.service import SystemService
 from complex_system.messaging.subjects import PREDICT
 from complex_system.protocol.base import Empty
 from complex_system.protocol.collection import GET_COLLECTION, CollectionState
+from complex_system.protocol.database import Saved
 from complex_system.protocol.operations import GET_MONITORING
 from complex_system.service_layer.collection import labels
+from complex_system.service_layer.collection.collection import Collection
 from complex_system.settings import Settings
 from complex_system_services.data_processing.data_processing_service import DataProcessingService
 from complex_system_services.database_maria.database_maria_service import DatabaseMariaService
@@ -316,6 +318,41 @@ async def test_a_stream_that_is_deleted_is_created_again(settings: Settings, dat
         await machine.thing("part_done", "two", BEGAN + 1)
         await machine.records(2)
         await machine.counted(records=2)
+
+
+async def test_a_record_is_predicted_once_also_where_an_answer_is_lost_or_the_stream_is_read_again(
+    settings: Settings, database: str, press: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, lost = DatabaseClient.save_raw, []
+
+    async def save_and_lose_one_answer(self: DatabaseClient, records: list[Record]) -> Saved:
+        saved = await save(self, records)
+        if not lost:
+            lost.append(True)
+            raise ReplyTimeoutError("The answer is lost.")
+        return saved
+
+    async def not_kept(self: Collection) -> None:
+        """As if the process were killed."""
+
+    async with (
+        running(DATABASES[database], settings, press),
+        running(Predictor, settings, press) as predictor,
+        running(TesterService, settings, press) as tester,
+    ):
+        machine = Machine(tester)
+        with monkeypatch.context() as patched:
+            patched.setattr(DatabaseClient, "save_raw", save_and_lose_one_answer)
+            patched.setattr(Collection, "_keep_place", not_kept)
+            async with collecting(settings, press):
+                await machine.thing("part_done", "one", BEGAN)
+                await machine.counted(predicted=1)
+        for name, at in (("two", 1), ("three", 2)):  # while nobody reads
+            await machine.thing("part_done", name, BEGAN + at)
+        async with collecting(settings, press):
+            await machine.counted(records=3, predicted=2)
+        assert sorted(str(asked[ID]) for asked in predictor.asked) == ["one", "three", "two"]
+    assert lost
 
 
 @pytest.mark.long

@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from complex_system.errors import ModelRefusedError, TrackingUnavailableError, UnknownModelError
 from complex_system.local.servers import Server, free_port
+from complex_system.testing.proxy import proxied
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.base import LoggedModel, Tracker, TrainingResult
 from complex_system.tracking.mlflow import MlflowTracker, log_data
@@ -30,7 +31,6 @@ from complex_system.tracking.registry import ONNX_FILE, ONNX_FOLDER, ONNX_METADA
 from complex_system.tracking.wandb import ARTIFACT_TYPE, WandbTracker, artifact_folder
 from complex_system.training.linear import LINEAR
 from models import delete_version_as_older_servers
-from proxy import proxied
 from samples import lab_samples
 from trainings import FRAMEWORKS, PIECEWISE, network_from_state, quick_model, quick_result
 

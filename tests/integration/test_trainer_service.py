@@ -34,6 +34,7 @@ from complex_system.protocol.operations import health_request
 from complex_system.protocol.training import TRAIN_MODEL, TrainReply, TrainRequest
 from complex_system.service_layer.training.service import TrainerService
 from complex_system.settings import Settings
+from complex_system.testing.proxy import proxied
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
@@ -54,7 +55,6 @@ from complex_system_services.ml_tensorflow_regression_mlflow.ml_tensorflow_regre
 )
 from envelopes import age
 from models import linear_onnx, register_onnx
-from proxy import proxied
 from raw_models import by_serving, predicted
 from samples import lab_samples, processed_page
 from support import Ear, eventually, running

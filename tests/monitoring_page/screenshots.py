@@ -1,30 +1,35 @@
-"""Writes the page's pictures into docs/images: ``make screenshots``."""
+"""Writes the pictures of the monitoring page into docs/images: ``make screenshots``.
+
+They are of a live system: ``fiot run mongo --scenario shift`` from its start on, through drift, alert and new champion, and some time
+more. ``--url ADDRESS`` takes them of a system that runs already.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from playwright.async_api import Page
 
-from complex_system.monitoring.page.app import page_of
-from monitoring_page.browser import PHONE, WIDE, Watch, browser, served
-from monitoring_page.history import make_monitor
-from monitoring_page.trials import lab_trials
+from monitoring_page.browser import PHONE, WIDE, Watch, browser
+from runs import fiot_run
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SHOTS = (
-    # Name, path, period, theme, size, seen as a whole
-    ("overview", "/", "24h", "light", WIDE, False), ("models", "/models", "30d", "light", WIDE, True),
-    ("predictions", "/predictions", "7d", "light", WIDE, True), ("data", "/data", "7d", "light", WIDE, True),
-    ("try-it", "/try", "24h", "light", WIDE, True), ("try-it-dark", "/try", "24h", "dark", WIDE, True),
-    ("try-it-phone", "/try", "24h", "light", PHONE, False),
-    ("system", "/system", "24h", "light", WIDE, True), ("alerts", "/alerts", "7d", "light", WIDE, False),
-    ("overview-dark", "/", "24h", "dark", WIDE, False), ("predictions-dark", "/predictions", "7d", "dark", WIDE, True),
-    ("overview-phone", "/", "24h", "light", PHONE, False), ("predictions-phone", "/predictions", "7d", "dark", PHONE, False),
+    # Name, path, theme, size, seen as a whole
+    ("overview", "/", "light", WIDE, False), ("models", "/models", "light", WIDE, True),
+    ("predictions", "/predictions", "light", WIDE, True), ("data", "/data", "light", WIDE, True),
+    ("try-it", "/try", "light", WIDE, True), ("try-it-dark", "/try", "dark", WIDE, True),
+    ("try-it-phone", "/try", "light", PHONE, False), ("system", "/system", "light", WIDE, True),
+    ("alerts", "/alerts", "light", WIDE, False), ("overview-dark", "/", "dark", WIDE, False),
+    ("predictions-dark", "/predictions", "dark", WIDE, True), ("overview-phone", "/", "light", PHONE, False),
+    ("predictions-phone", "/predictions", "dark", PHONE, False),
 )  # fmt: skip
+PERIOD = "1 h"
 
 
 async def find_settings(tab: Page) -> None:
@@ -35,20 +40,18 @@ async def find_settings(tab: Page) -> None:
     await tab.evaluate("window.scrollTo(0, 0)")
 
 
-async def shoot(folder: Path, wanted: list[str]) -> None:
-    monitor = await asyncio.to_thread(make_monitor, time.time())
-    page = await asyncio.to_thread(
-        page_of, monitor, asyncio.get_running_loop(), mlflow_uri="http://127.0.0.1:8080", trials=await lab_trials()
-    )
+async def shoot(url: str, folder: Path, wanted: list[str]) -> None:
+    """Take the pictures of a page."""
     folder.mkdir(parents=True, exist_ok=True)
-    async with served(page) as url, browser() as chromium:
-        for name, path, period, theme, size, whole in SHOTS:
+    async with browser() as chromium:
+        for name, path, theme, size, whole in SHOTS:
             if wanted and name not in wanted:
                 continue
             context = await chromium.new_context(
                 viewport=size, color_scheme=theme, device_scale_factor=1.5 if size is WIDE else 2, timezone_id="Europe/Berlin",
                 locale="en-GB", reduced_motion="reduce",
             )  # fmt: skip
+            context.set_default_timeout(120_000)  # the system beside it needs the processors, too
             tab = await context.new_page()
             watch = Watch(tab, url)
             began = time.perf_counter()
@@ -56,17 +59,14 @@ async def shoot(folder: Path, wanted: list[str]) -> None:
             await tab.wait_for_selector("main .card, main .answer")
             await tab.wait_for_selector("#status.good, #status.warn, #status.bad, #status.none")
             first = time.perf_counter() - began
-            await tab.click(f"#period label:text-is('{period.replace('h', ' h').replace('d', ' d')}')")
-            await tab.wait_for_load_state("networkidle")
+            await tab.click(f"#period label:text-is('{PERIOD}')")
+            # A live page goes on asking, so the network is never idle.
             await tab.wait_for_function(
                 "() => [...document.querySelectorAll('.plot')].every((each) => each.querySelector('.cartesianlayer'))"
             )
-            await tab.wait_for_timeout(1500)
+            await tab.wait_for_timeout(4000)
             if path == "/try":
                 await find_settings(tab)
-            if "--long" in sys.argv:
-                await tab.set_viewport_size({"width": size["width"], "height": 2600})
-                await tab.wait_for_timeout(800)
             await tab.screenshot(path=str(folder / f"{name}.png"), full_page=whole)
             wide = await tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             problems = [*watch.problems, *watch.elsewhere] or "nothing to complain about"
@@ -74,6 +74,34 @@ async def shoot(folder: Path, wanted: list[str]) -> None:
             await context.close()
 
 
+def of_a_new_run(folder: Path, wanted: list[str], minutes: float) -> None:
+    """Take the pictures of a run that has gone through its scenario, and on for some minutes."""
+    with tempfile.TemporaryDirectory() as base, fiot_run(Path(base), "mongo", "--scenario", "shift") as run:
+
+        def is_over() -> bool:
+            steps = run.status().get("scenario", {}).get("steps", [])
+            return bool(steps) and all(step["seconds"] is not None for step in steps)
+
+        run.eventually(is_over, 3600)
+        sys.stdout.write(f"The scenario is over; {minutes:g} minutes more.\n")
+        end = time.monotonic() + 60 * minutes
+        run.eventually(lambda: time.monotonic() > end, 120 + 60 * minutes)
+        asyncio.run(shoot(run.status()["services"]["ml_monitoring"]["url"], folder, wanted))
+
+
+def main() -> None:
+    """Read the command line, and take the pictures."""
+    parser = argparse.ArgumentParser(description="Take the pictures of the monitoring page.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="pictures to take; all by default")
+    parser.add_argument("--to", type=Path, default=IMAGES, help="folder; docs/images by default")
+    parser.add_argument("--url", default="", help="address of the page of a system that runs already")
+    parser.add_argument("--minutes", type=float, default=30, help="how long a new run goes on after its scenario")
+    options = parser.parse_args()
+    if options.url:
+        asyncio.run(shoot(options.url, options.to, options.names))
+    else:
+        of_a_new_run(options.to, options.names, options.minutes)
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[sys.argv.index("--to") + 1]) if "--to" in sys.argv else IMAGES
-    asyncio.run(shoot(target, [each for each in sys.argv[1:] if each in {shot[0] for shot in SHOTS}]))
+    main()

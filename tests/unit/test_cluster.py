@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from complex_system.errors import ClusterUnavailableError
 from complex_system.settings import Settings
 from complex_system.training import cluster
 from complex_system.training.cluster import ClusterParameters, connected
+from complex_system.training.distributed import _Desk
 
 
 def test_without_an_address_there_is_no_cluster() -> None:
@@ -94,6 +96,40 @@ def test_a_time_in_which_nobody_looked_is_not_one_without_an_answer(monkeypatch:
     now += 24.0
     with pytest.raises(ClusterUnavailableError, match="is lost"):
         watch.look()
+
+
+def test_a_head_that_was_replaced_while_nobody_looked_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now)
+    monkeypatch.setattr(cluster, "_wait_for", lambda address, patience: None)
+    watch = cluster.HeadWatch(ClusterParameters(address="head:6379"), lambda: False)
+    now += 2.0
+    watch.look()
+    now += 100.0
+    with pytest.raises(ClusterUnavailableError, match="is lost"):
+        watch.look()
+
+
+def test_waiting_for_a_cluster_ends_with_the_training() -> None:
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), connected(ClusterParameters("127.0.0.1:1"), look=look):
+        pass
+
+
+async def test_calls_of_workers_that_were_lost_end_when_those_that_replace_them_call() -> None:
+    desk = _Desk()
+    lost = [asyncio.create_task(desk.gather("first", 1, index, 3, index)) for index in (0, 1)]
+    await asyncio.sleep(0)
+    found = await asyncio.gather(*(desk.gather("second", 1, index, 3, index) for index in range(3)))
+    assert found == [[0, 1, 2]] * 3
+    assert await asyncio.wait_for(asyncio.gather(*lost), 1) == [None, None]
 
 
 def _times_out(address: str, patience: float) -> None:

@@ -891,9 +891,16 @@ INSTALLED = {"lightgbm": "libgomp1", "maria": "libmariadb3"}
 """Debian packages that install.sh adds for a part."""
 
 
+def _cudas_libraries() -> set[str]:
+    """What PyTorch's build with CUDA, where that one is installed, brings in packages of NVIDIA, and the driver's library."""
+    packages = [each for each in importlib.metadata.distributions() if each.name.startswith("nvidia-")]
+    return {"libcuda.so.1", *(file.name for package in packages for file in package.files or [])}
+
+
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is missing: apt-get install binutils")
 def test_the_images_have_the_libraries_that_wheels_do_not_bring_along() -> None:
     script = (ROOT / "install.sh").read_text()
+    cuda = _cudas_libraries()
     libraries: dict[str, list[Path]] = {}
     for service in MANIFESTS:
         parts = manifest(service).get("additional_requirements", [])
@@ -906,9 +913,15 @@ def test_the_images_have_the_libraries_that_wheels_do_not_bring_along() -> None:
                     shipped = importlib.metadata.files(package) or []
                     libraries[package] = [Path(str(file.locate())) for file in shipped if ".so" in file.name]
             own |= {path.name for path in libraries.get(package, [])}
-        paths = [str(path) for package in _installed(lines) for path in libraries.get(package, []) if path.is_file()]
+        paths = [
+            str(path)
+            for package in _installed(lines)
+            if not package.startswith("nvidia-")
+            for path in libraries.get(package, [])
+            if path.is_file()
+        ]
         said = subprocess.run(["readelf", "--dynamic", *paths], text=True, capture_output=True, check=False).stdout
-        missing = set(re.findall(r"\(NEEDED\).*\[(.+)\]", said)) - own - IN_SLIM
+        missing = set(re.findall(r"\(NEEDED\).*\[(.+)\]", said)) - own - IN_SLIM - cuda
         added = [package for part, package in INSTALLED.items() if part in parts]
         assert missing == {re.sub(r"(\d+)$", r".so.\1", package) for package in added}, service
         assert all(package in script for package in added)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from complex_system.training import lightgbm_search
-from complex_system.training.executor import Look, Sequential, Tasks
+from complex_system.training.executor import Look, Sequential, Tasks, never
 from complex_system.training.lightgbm_search import Found, Settings, search
 
 
@@ -83,9 +83,9 @@ def test_the_time_of_a_search_begins_when_its_cluster_is_connected(monkeypatch: 
 
     class Connecting(Sequential):
         @contextmanager
-        def tasks(self, function: Callable[[Any, Look], Any]) -> Iterator[Tasks[Any, Any]]:
+        def tasks(self, function: Callable[[Any, Look], Any], look: Look = never) -> Iterator[Tasks[Any, Any]]:
             now[0] += 60.0
-            with super().tasks(function) as run:
+            with super().tasks(function, look) as run:
                 yield run
 
     assert search(Losses(_by_leaf), 2, 400, 3, 20.0, 1, executor=Connecting()).in_time

@@ -44,6 +44,23 @@ def test_a_project_is_written_and_known_to_fiot(tmp_path: Path, capsys: pytest.C
     assert "ml_lightgbm_regression_mlflow" in compose
 
 
+def test_what_imports_fastiot_through_us_finds_the_project_and_says_nothing_of_git(tmp_path: Path) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "no tag"], cwd=tmp_path, check=True)
+    (tmp_path / "configure.py").write_text("project_namespace = 'of_its_own'\n")
+    code = (
+        "import complex_system_services.data_processing.data_processing_service\n"
+        "from fastiot.cli.model.project import ProjectContext\n"
+        "print(ProjectContext.default.project_namespace)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("of_its_own\n", "")
+
+
 @pytest.mark.parametrize("name", ["full", "file", "4-presses"])
 def test_a_folder_that_cannot_be_a_project_is_refused_and_stays(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

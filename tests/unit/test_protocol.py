@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from datetime import UTC, datetime
 from typing import Any
@@ -99,4 +100,4 @@ def test_every_field_of_every_message_is_documented() -> None:
 
     for kind in kinds(Message)[1:]:
         for name in vars(kind).get("__annotations__", {}):
-            assert f"\n        {name}: " in (kind.__doc__ or ""), f"{kind.__name__}.{name}"
+            assert f"\n    {name}: " in inspect.cleandoc(kind.__doc__ or ""), f"{kind.__name__}.{name}"

@@ -159,7 +159,10 @@ async def test_a_broker_that_takes_nothing_does_not_keep_a_service_from_stopping
     assert running.cancelled()
 
 
-async def test_of_requests_that_ask_for_no_warnings_a_sample_is_compared_with_the_training_data() -> None:
+async def test_of_requests_that_ask_for_no_warnings_a_sample_is_compared_with_the_training_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("complex_system.service_layer.serving.events.COMPARED_PAUSE", 30.0)  # however busy the machine is
     source = ManyModels(DATASET)
     source.files = {SAMPLE_FILE: quick_sample()}
     models = ModelManager(source, Pipeline(DATASET))

@@ -39,10 +39,7 @@ def list_decisions(deployment: Deployed) -> None:
 
 @champion_cmd.command("approve", context_settings=DEFAULT_CONTEXT_SETTINGS)
 def approve(deployment: Deployed, reason: Reason, who: Who = "", model: Model = "", version: Version = "") -> None:
-    """Make the candidate the champion, or another version.
-
-    fiot extras champion approve mongo --reason "checked on line 4"
-    """
+    """Make the candidate the champion, or another version."""
     _decide("approve", deployment, who, reason, model, version)
 
 

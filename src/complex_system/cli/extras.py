@@ -153,8 +153,6 @@ def conflicts(
 
     The deployment must run: its database service answers. The broker is the one in the deployment's .env, by default on this machine;
     FASTIOT_NATS_PORT takes precedence over its port.
-
-        fiot extras conflicts mongo --csv > conflicts.csv
     """
     from complex_system.messaging.operators import list_conflicts
 
@@ -189,8 +187,6 @@ def monitoring_files(
     """Write scrape configuration, alert rules and dashboards for a Prometheus and a Grafana of your own.
 
     A deployment that names prometheus and grafana among its infrastructure-services gets them with `fiot config`.
-
-        fiot extras monitoring-files mongo --output watching --key-file .run/mongo/api_key
     """
     from complex_system.deploy.observability import PROMETHEUS_PORT, SCRAPED, scrape_configuration, write_files
 

@@ -62,8 +62,6 @@ def predict(
 
     Where the service asks for an API key, it is taken from the deployment, or from COMPLEX_SYSTEM_API_KEY in the environment. The exit
     code is 0 where every row has a prediction, 2 where some have faults, and 1 where the command failed.
-
-        fiot extras predict tomorrow.xlsx -o predictions.csv
     """
     from complex_system.predict.file import predict_command
 
@@ -106,8 +104,6 @@ def predictions(
     """Write the served predictions of a period beside the true values: key, time, prediction, truth, model and more.
 
     docs/handing-over.md has the columns. The service of the deployment is found as for `predict`, with its API key.
-
-        fiot extras predictions --from 2026-11-01 --to 2026-11-08 -o week.parquet
     """
     from complex_system.predict.predictions import predictions_command
 

@@ -8,7 +8,11 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
+
+from typing_extensions import override
 
 from complex_system import __version__
 from complex_system.errors import StartError
@@ -20,8 +24,11 @@ _TEMPLATES, _LAB = _PACKAGE / "deploy" / "new_project", _PACKAGE / "domain" / "l
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="complex-system", description="Begin a project. In its folder, `fiot` runs everything: `fiot run mongo`."
+    parser = _Parser(
+        prog="complex-system",
+        description="Begin a project. In its folder, `fiot` runs everything.",
+        epilog="examples:\n  complex-system init my-plant\n  cd my-plant && fiot run mongo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"complex-system {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -39,6 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "README.md there says how to take your own data.\n"
     )
     return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says the right command for a wrong one."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        if found := re.search("invalid choice: '(.*?)'", message):
+            hint = "'complex-system init FOLDER' begins a project; in it, fiot runs."
+            if get_close_matches("init", [found[1]]):
+                hint = "Did you mean 'complex-system init'?"
+            message = f"there is no command '{found[1]}'. {hint}"
+        super().error(message)
 
 
 def create_project(folder: Path) -> None:

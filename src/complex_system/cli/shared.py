@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import os
-from collections.abc import Callable, Coroutine, Iterator
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -37,6 +39,11 @@ def fail(command: str, message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the name that was probably meant; empty where none is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), "")
+
+
 @contextlib.contextmanager
 def errors_of(command: str) -> Iterator[None]:
     """Show an error of ours as one line, and end the command with exit code 1."""
@@ -57,7 +64,11 @@ def config_of(name: str) -> DeploymentConfig:
     """
     context = ProjectContext.default
     if name not in context.deployment_names:
-        raise StartError(f"There is no deployment '{name}'; this project has {', '.join(deployment_names()) or 'none'}.")
+        near = closest(name, deployment_names())
+        raise StartError(
+            f"There is no deployment '{name}'; this project has {', '.join(deployment_names()) or 'none'}."
+            + (f" Did you mean '{near}'?" if near else "")
+        )
     try:
         return context.deployment_by_name(name)
     except ValueError as error:
@@ -111,6 +122,11 @@ def read_deployment(name: str) -> Deployment:
         services.append(
             DeployedService(service, f"{source.package}.{service}.run", ports, options.environment if options else {})
         )
+    own = Path(context.project_root_dir) / "src"
+    if own.is_dir():  # services of the project's own need not be installed
+        sys.path.append(str(own))  # where `--reload` looks for what has changed
+        path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(own))))
+        environment = {"PYTHONPATH": path, **environment}
     return Deployment(
         name=name,
         config_dir=(Path(context.deployment_dir(name)) / config.config_dir).resolve(),

@@ -1,4 +1,4 @@
-"""``fiot run``, and what we check before FastIoT's own ``config``, ``start`` and ``run-tests``."""
+"""``fiot run``, and what we check before FastIoT's own commands: names of deployments and services, passwords, configurations."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from fastiot.cli.commands.build import build as fastiot_build
 from fastiot.cli.commands.config import config as fastiot_config
+from fastiot.cli.commands.deploy import deploy as fastiot_deploy
 from fastiot.cli.commands.run_tests import run_tests as fastiot_run_tests
 from fastiot.cli.commands.start import start as fastiot_start
+from fastiot.cli.commands.stop import stop as fastiot_stop
 from fastiot.cli.model.project import ProjectContext
 from fastiot.cli.typer_app import DEFAULT_CONTEXT_SETTINGS, app
 
 from complex_system.cli.extras import init_env
 from complex_system.cli.shared import (
     Deployed,
+    closest,
     config_of,
     deployment_names,
     errors_of,
@@ -26,6 +30,8 @@ from complex_system.cli.shared import (
     read_deployment,
     say,
 )
+
+_DATA, _DEVELOP = "Data", "For developers"
 
 
 @app.command(context_settings=DEFAULT_CONTEXT_SETTINGS)
@@ -42,19 +48,33 @@ def run(
         int, typer.Option(min=0, max=64, help="Train on a Ray cluster of so many workers, one CPU each; 0 for none.")
     ] = 0,
     records: Annotated[
-        int | None, typer.Option(min=0, help="Number of records that the data source makes at its start.")
+        int | None,
+        typer.Option(
+            min=0, help="Number of records that the source makes at its start; 10,000 by default.", rich_help_panel=_DATA
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the dummy data and the trainers.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the made records and the trainers.", rich_help_panel=_DATA)
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which --once gives up.")] = 600.0,
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="Change the lab after the first champion: shift, noise, missing, concept or new_category; or simulate a plant: plant."
+            help="Change the lab after the first champion: shift, noise, missing, concept or new_category; plant simulates one.",
+            rich_help_panel=_DATA,
         ),
     ] = None,
-    data: Annotated[str, typer.Option(help="Run on this file of records, or on a data set that ships: lab, films.")] = "",
-    target: Annotated[str, typer.Option(help="Column of --data to predict; the last numeric column by default.")] = "",
-    reload: Annotated[str, typer.Option(help="Start this service again whenever its code or the library's changes.")] = "",
+    data: Annotated[
+        str,
+        typer.Option(help="Run on this file of records, or on a data set that ships: lab, films.", rich_help_panel=_DATA),
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="Column of --data to predict; the last numeric column by default.", rich_help_panel=_DATA)
+    ] = "",
+    reload: Annotated[
+        str,
+        typer.Option(help="Start this service again whenever its code or the library's changes.", rich_help_panel=_DEVELOP),
+    ] = "",
 ) -> None:
     """Run a deployment on this machine, without Docker, until Ctrl-C.
 
@@ -101,11 +121,46 @@ def _require_env(command: str, deployment: str) -> None:
 
 @functools.wraps(fastiot_start)
 def _start(**options: Any) -> None:
+    _require_env("start", _named("start", options))
+    fastiot_start(**options)
+
+
+@functools.wraps(fastiot_stop)
+def _stop(**options: Any) -> None:
+    name = _named("stop", options)
+    if not Path(ProjectContext.default.deployment_build_dir(name), "docker-compose.yaml").is_file():
+        fail("stop", f"'{name}' has no containers: `fiot config {name}` was not called. Ctrl-C ends `fiot run`.")
+    fastiot_stop(**options)
+
+
+def _named(command: str, options: dict[str, Any]) -> str:
+    """Return the deployment that a command line names; without one, end the command."""
     context = ProjectContext.default
     name = context.integration_test_deployment if options.get("use_test_deployment") else options.get("deployment_name")
-    if name:
-        _require_env("start", name)
-    fastiot_start(**options)
+    if not name:
+        fail(command, f"name a deployment: {', '.join(deployment_names())}.")
+    with errors_of(command):
+        config_of(name)
+    return str(name)
+
+
+@functools.wraps(fastiot_deploy)
+def _deploy(**options: Any) -> None:
+    with errors_of("deploy"):
+        for name in options.get("deployments") or []:
+            config_of(name)
+    fastiot_deploy(**options)
+
+
+@functools.wraps(fastiot_build)
+def _build(**options: Any) -> None:
+    known = sorted(service.name for service in ProjectContext.default.services)
+    for name in options.get("services") or []:
+        if name not in known:
+            near = closest(name, known)
+            hint = f"Did you mean '{near}'?" if near else f"This project has {', '.join(known)}."
+            fail("build", f"There is no service '{name}'. {hint}")
+    fastiot_build(**options)
 
 
 @functools.wraps(fastiot_config)
@@ -167,8 +222,15 @@ def _run_tests(**options: Any) -> None:
 
 
 def _replace_commands() -> None:
-    """Replace three of FastIoT's commands by our versions, under the same names and options."""
-    ours = {fastiot_start: _start, fastiot_config: _configure, fastiot_run_tests: _run_tests}
+    """Replace FastIoT's commands by our versions, under the same names and options."""
+    ours = {
+        fastiot_start: _start,
+        fastiot_stop: _stop,
+        fastiot_config: _configure,
+        fastiot_deploy: _deploy,
+        fastiot_build: _build,
+        fastiot_run_tests: _run_tests,
+    }
     for command in app.registered_commands:
         if command.callback in ours:
             command.callback = ours[command.callback]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from complex_system import __version__
 from complex_system.errors import StartError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def build_command(dockerfile: Path, image: str, environment: Mapping[str, str], 
     arguments = [f"{name}={environment[name]}" for name in BUILD_ARGUMENTS if environment.get(name)]
     arguments += [f"MORE_PARTS={more_parts}"] if more_parts else []
     options = [option for argument in arguments for option in ("--build-arg", argument)]
-    return ["docker", "build", "--file", str(dockerfile), "--target", STAGE, "--tag", image, *options, "."]
+    label = f"org.opencontainers.image.version={__version__}"
+    return ["docker", "build", "--file", str(dockerfile), "--target", STAGE, "--tag", image, "--label", label, *options, "."]
 
 
 def build_images(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import complex_system.messaging  # noqa: F401 - FastIoT with our mends, before anything else imports it
+
+# isort: split
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ EXTENSIONS = [
     "complex_system.cli.predict",
     "complex_system.cli.champion",
     "complex_system.infrastructure",
+    "complex_system.cli.tool",
 ]
 """Our additions to ``fiot``."""
 _SERVICES = "complex_system_services"

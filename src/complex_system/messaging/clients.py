@@ -213,7 +213,14 @@ class DatabaseClient:
 
     async def key_ranges(self, count: int) -> list[tuple[str | None, str | None]]:
         """Return ranges with about as many processed records each: behind the first key, up to the second; None for no limit."""
-        ends = await self._ask(database.GET_KEY_RANGES, database.KeyRangesRequest(count=count))
+        places = max(1, -(-(await self.counts()).processed // count))
+        ends: list[str] = []
+        while wanted := count - 1 - len(ends):
+            asked = database.KeyRangesRequest(count=wanted, places=places, after=ends[-1] if ends else None)
+            found: list[str] = await self._ask(database.GET_KEY_RANGES, asked)
+            if not found:  # fewer records than ranges, or some have gone
+                break
+            ends += found
         return list(pairwise([None, *ends, None]))
 
     async def targets(self, keys: Sequence[str]) -> dict[str, float]:

@@ -247,6 +247,13 @@ SERVICES: Mapping[str, ServiceSubjects] = {
 }
 """What each service does on the broker."""
 
+_OWN_DATABASE = "database_"
+
+
+def subjects_of(service: str) -> ServiceSubjects | None:
+    """Return what a service does on the broker: one of ours, or a database service of somebody's own; None for any other."""
+    return SERVICES.get(service, _DATABASE if service.startswith(_OWN_DATABASE) else None)
+
 
 def declared_subjects() -> tuple[str, ...]:
     """Return the names of all declared subjects, sorted; those of the services' health not among them."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from complex_system.errors import StartError
 from complex_system.messaging.nats_client import inbox_prefix
-from complex_system.messaging.permissions import PUBLISHED, SERVICES, declared_subjects
+from complex_system.messaging.permissions import PUBLISHED, SERVICES, declared_subjects, subjects_of
 from complex_system.messaging.readings import FASTIOT, PLAIN
 from complex_system.messaging.subjects import INGEST_RAW
 from complex_system.protocol.base import Event, Request
@@ -59,7 +59,7 @@ def service_user(service: str) -> BrokerUser:
     Raises:
         StartError: The service declares no subjects.
     """
-    uses = SERVICES.get(service)
+    uses = subjects_of(service)
     if uses is None:
         raise StartError(
             f"The service '{service}' has no user at the broker: declare its subjects in complex_system/messaging/permissions.py."

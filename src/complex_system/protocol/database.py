@@ -87,14 +87,18 @@ class ColumnsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     arrived_after: float | None = None
 
 
-class KeyRangesRequest(Message, frozen=True, kw_only=True):
+class KeyRangesRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Asks where the keys of the processed records are to be cut.
 
     Attributes:
-        count: Ranges that are wanted.
+        count: Ranges whose ends are wanted.
+        places: Processed records of a range.
+        after: Key behind which the first range begins, such as the last one of the reply before; None for all records.
     """
 
     count: Annotated[int, Meta(ge=1, le=1000)]
+    places: Annotated[int, Meta(ge=1, le=2**53)]
+    after: Key | None = None
 
 
 class Rejection(Message, frozen=True, kw_only=True, rename={"id": "_id"}):
@@ -335,7 +339,7 @@ GET_KEY_RANGES = Request(
     "get-key-ranges",
     KeyRangesRequest,
     list[str],
-    "Return the last key of every range but the last, in order, of ranges with about as many processed records each.",
+    "Return the last keys of ranges of processed records, in order, as many as are found in some seconds; none past the end.",
 )
 REJECT_RAW = Request(
     "reject-raw-datapoints", RejectRequest, Rejected, "Write down which raw records cannot be processed, and why."

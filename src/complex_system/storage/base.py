@@ -1,4 +1,4 @@
-"""The stores of records and of monitoring's documents: two databases behind one interface, held to it by ``tests/contract``."""
+"""The stores of records and of monitoring's documents: two databases, one interface, whose suite is ``complex_system.testing``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ DOCUMENTS = "KIOptiPackMonitoring"
 class DataStore(ABC):
     """Raw, processed and rejected records of one data set in one database.
 
-    Records come in checked (``domain.records``): every declared field present, numbers finite floats, keys set. The store keeps an
-    envelope beside each raw record (``storage.envelope``). Every method that talks to the database raises ``StoreUnavailableError``
-    whatever the database fails for, unless it says that a record itself is wrong (``InvalidRecordError``, which does not name it).
-    How much of a write was done by then is not known (MariaDB: all or nothing); writes are idempotent by key, so the caller repeats
-    them.
+    Records come in checked (``domain.records``): every declared field present, numbers finite floats, keys set. They come back with
+    value and type, numbers to the last bit, except that a negative zero is a zero. Keys are compared and ordered by their UTF-8 bytes.
+    The store keeps an envelope beside each raw record (``storage.envelope``). Every method that talks to the database raises
+    ``StoreUnavailableError`` whatever the database fails for, unless it says that a record itself is wrong (``InvalidRecordError``,
+    which does not name it). How much of a write was done by then is not known (MariaDB: all or nothing); writes are idempotent by
+    key, so the caller repeats them.
     """
 
     label: ClassVar[str]
@@ -193,10 +194,6 @@ class DataStore(ABC):
         """Return the key of the processed record that lies so many places behind a key, or from the beginning; None past the end."""
 
     @abstractmethod
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        """Return page ``page`` (from 0) of ``page_size`` processed records by key, without the key; [] past the end."""
-
-    @abstractmethod
     async def counts(self) -> RecordCounts:
         """Return the numbers of records."""
 
@@ -218,7 +215,7 @@ class DataStore(ABC):
 
 
 class DocumentStore(ABC):
-    """Documents in one database; ``tests/contract/test_documents.py`` holds both backends to it.
+    """Documents in one database; ``complex_system.testing.stores`` holds both backends to it.
 
     It is part of an open :class:`DataStore` and raises ``StoreUnavailableError`` as it does.
     """

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,12 +39,28 @@ _LOOK_PAUSE = 0.1
 """Seconds between two looks at whether tasks that are waited for shall end."""
 _OBJECT_STORE = 512 * 1024 * 1024
 """Bytes of shared memory that the node of a driver may use; more is written to its folder."""
-_NODE_SECONDS, _STOP_SECONDS = 90.0, 10.0
+_NODE_SECONDS, _STOP_SECONDS = 150.0, 10.0
 """How long the node of a driver may take to start, and to stop."""
+_STARTED, _TOO_SLOW = "runtime started", "timed out during startup"
+"""What Ray says of a node that runs, and of one that it has given up after 30 s. Where several trainers start theirs at the same time
+on a busy machine, it gives up some: they are started again."""
 _HEAD_PAUSE, _HEAD_SECONDS = 1.0, 25.0
 """Seconds between two looks at whether the head still answers, and for how long its machine may not."""
 _CONNECT_SECONDS = 10.0
-"""How long a head that answers may take to accept a connection."""
+"""How long a head that answers may take to accept a connection, and a request."""
+_NODE = """
+import atexit, os, shutil, signal, sys, threading
+
+def end_with_the_trainer(folder):
+    os.read(0, 1)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.killpg(0, signal.SIGTERM)
+
+threading.Thread(target=end_with_the_trainer, args=[sys.argv.pop(1)], daemon=True).start()
+from ray.scripts.scripts import main
+main()
+"""
+"""``ray start`` that ends when its standard input does: a trainer that is killed leaves no node."""
 
 
 @dataclass(frozen=True)
@@ -105,27 +122,33 @@ def imported() -> Any:
 
 
 @contextmanager
-def connected(cluster: ClusterParameters, patience: float = 60.0) -> Iterator[Any]:
-    """Connect this process to the cluster while the block runs, and yield the module ``ray``; a block inside of it uses the same.
+def connected(cluster: ClusterParameters, patience: float = 60.0, look: Look = never) -> Iterator[Any]:
+    """Connect this process to the cluster while the block runs, and yield the module ``ray``.
+
+    A block inside of it uses the same connection, unless the head has been replaced since: then it connects to the new one.
 
     Args:
         cluster: Where it is.
         patience: Seconds for which a head that does not answer is waited for: it may be starting.
+        look: Called often while it is waited for.
 
     Raises:
         ClusterUnavailableError: Ray is not installed, the address does not answer, or the cluster refuses the token.
     """
     ray = imported()
     if ray.is_initialized():
-        yield ray
-        return
-    _wait_for(cluster.address, patience)
+        if _is_known(ray):
+            yield ray
+            return
+        log.warning("The head of the Ray cluster at %s has been replaced; connecting again", cluster.address)
+        ray.shutdown()
+    _wait_for(cluster.address, patience, look)
     with ExitStack() as ending:
-        if not _is_here(cluster.address):
-            ending.enter_context(_own_node(cluster.address))
+        folder = None if _is_here(cluster.address) else ending.enter_context(_own_node(cluster.address, look))
         try:
             ray.init(
                 address=cluster.address,
+                _temp_dir=folder,  # of several nodes on this machine, the one that has it
                 namespace="complex-system",
                 ignore_reinit_error=False,
                 log_to_driver=False,
@@ -149,7 +172,16 @@ def connected(cluster: ClusterParameters, patience: float = 60.0) -> Iterator[An
         yield ray
 
 
-def _wait_for(address: str, patience: float) -> None:
+def _is_known(ray: Any) -> bool:
+    """Whether the head is the one that this process is connected to: another one at its address refuses what it did not begin."""
+    try:
+        ray._private.worker.global_worker.gcs_client.internal_kv_get(b"complex-system", None, timeout=_CONNECT_SECONDS)
+    except ray.exceptions.RayError:
+        return False
+    return True
+
+
+def _wait_for(address: str, patience: float, look: Look = never) -> None:
     """Return as soon as something listens at the address: Ray itself would try for minutes, or end the process."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
@@ -158,6 +190,7 @@ def _wait_for(address: str, patience: float) -> None:
         )
     deadline = time.monotonic() + patience
     while True:
+        look()
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
             return
@@ -183,10 +216,11 @@ def _is_here(address: str) -> bool:
 
 
 @contextmanager
-def _own_node(address: str) -> Iterator[None]:
-    """Make this machine a node of the cluster, without CPUs, while the block runs: a driver talks to the cluster through its node.
+def _own_node(address: str, look: Look = never) -> Iterator[str]:
+    """Make this machine a node of the cluster, without CPUs, while the block runs, and yield the node's folder.
 
-    Ray's client for drivers elsewhere (``ray://``) is not made for Ray Train, and would run our code on the head.
+    A driver talks to the cluster through its node. The nodes of several trainers on one machine take any ports. Ray's client for
+    drivers elsewhere (``ray://``) is not made for Ray Train, and would run our code on the head.
     """
     folder = tempfile.mkdtemp(prefix="ray-")
     output = Path(folder, "ray_start.log")
@@ -196,34 +230,59 @@ def _own_node(address: str) -> Iterator[None]:
         "--num-gpus=0",
         f"--object-store-memory={_OBJECT_STORE}",
         f"--temp-dir={folder}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
     ]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--block"]
-    with output.open("wb") as file:
-        node = subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603
+    command = [sys.executable, "-c", _NODE, folder, "start", *options, "--block"]
+    deadline = time.monotonic() + _NODE_SECONDS
+    node = _begun(command, output)
     try:
-        deadline = time.monotonic() + _NODE_SECONDS
-        while "runtime started" not in output.read_text(errors="replace"):
-            if node.poll() is not None or time.monotonic() > deadline:
-                last = " ".join(output.read_text(errors="replace").splitlines()[-2:])
+        while _STARTED not in (said := output.read_text(errors="replace")):
+            if node.poll() is not None and _TOO_SLOW in said and time.monotonic() < deadline:
+                _end(node)
+                node = _begun(command, output)
+            elif node.poll() is not None or time.monotonic() > deadline:
+                last = " ".join(said.splitlines()[-2:])
                 raise ClusterUnavailableError(f"This machine could not join the Ray cluster at {address}: {last}")
+            look()
             time.sleep(0.1)
-        yield
+        yield folder
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            node.wait(_STOP_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(node.pid, signal.SIGKILL)
-        node.wait()
+        _end(node)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _begun(command: list[str], output: Path) -> subprocess.Popen[bytes]:
+    """Start a node as a group of processes."""
+    with output.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, stdin=subprocess.PIPE, process_group=0)  # noqa: S603
+
+
+def _end(node: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        node.wait(_STOP_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+    assert node.stdin is not None
+    node.stdin.close()
 
 
 class HeadWatch:
     """Notices that the head is lost; Ray itself would end this process after a minute, or wait without end."""
 
-    def __init__(self, cluster: ClusterParameters) -> None:
+    def __init__(self, cluster: ClusterParameters, is_known: Callable[[], bool] = lambda: True) -> None:
+        """Begin to watch.
+
+        Args:
+            cluster: Whose head.
+            is_known: Whether the head is still the one that this process is connected to; asked after a time without a look.
+        """
         self._address = cluster.address
+        self._is_known = is_known
         self._answered = self._looked = time.monotonic()
 
     def look(self) -> None:
@@ -233,20 +292,27 @@ class HeadWatch:
         nothing of this training. A machine that does not answer may come back.
 
         Raises:
-            ClusterUnavailableError: The head has ended, or has not answered for a while.
+            ClusterUnavailableError: The head has ended, was replaced, or has not answered for a while.
         """
         now = time.monotonic()
         if now - self._looked < _HEAD_PAUSE:
             return
-        if now - self._looked > _HEAD_SECONDS:  # nobody looked, so nothing is known of this time
+        unwatched = now - self._looked > _HEAD_SECONDS
+        if unwatched:  # nothing is known of this time
             self._answered = now
         self._looked = now
         try:
             _wait_for(self._address, 0.0)
-            self._answered = now
         except ClusterUnavailableError as error:
             if isinstance(error.__cause__, ConnectionRefusedError) or now - self._answered > _HEAD_SECONDS:
-                raise ClusterUnavailableError(f"The head of the Ray cluster at {self._address} is lost") from None
+                raise self._lost() from None
+        else:
+            self._answered = now
+            if unwatched and not self._is_known():
+                raise self._lost()
+
+    def _lost(self) -> ClusterUnavailableError:
+        return ClusterUnavailableError(f"The head of the Ray cluster at {self._address} is lost")
 
 
 class RayExecutor(Executor):
@@ -271,12 +337,12 @@ class RayExecutor(Executor):
 
     @override
     @contextmanager
-    def tasks(self, function: Callable[[T, Look], R]) -> Iterator[Tasks[T, R]]:
-        ray = self._connection.enter_context(connected(self._cluster))
+    def tasks(self, function: Callable[[T, Look], R], look: Look = never) -> Iterator[Tasks[T, R]]:
+        ray = self._connection.enter_context(connected(self._cluster, look=look))
         remote = ray.remote(**self._options, max_retries=_RETRIES)(_carry_out)
         work = ray.put((self._prepare, function))
         begun: set[Any] = set()
-        head = HeadWatch(self._cluster)
+        head = HeadWatch(self._cluster, partial(_is_known, ray))
 
         def run(items: Iterable[T], look: Look) -> Generator[R, None, None]:
             waiting = [remote.remote(work, item) for item in items]

@@ -238,7 +238,7 @@ def out_of_fold(
     samples, divided = records.samples, records.folds(repeats)
     predictions = np.full((len(divided), len(samples)), np.nan, dtype=np.float32)
     numbers = np.full(predictions.shape, -1, dtype=np.int8)
-    with executor.tasks(_FoldPredictions(fit, Samples(samples.x, samples.y))) as run:
+    with executor.tasks(_FoldPredictions(fit, Samples(samples.x, samples.y)), look) as run:
         predicted = run([fold for folds in divided for fold in folds], look)
         for repeat, folds in enumerate(divided):
             for fold, (_, _, scored) in enumerate(folds):

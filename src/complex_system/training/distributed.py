@@ -47,6 +47,8 @@ KEPT_SAMPLES = 20_000
 """Samples of either part, of all workers, that come back beside the model, at most."""
 KEEP_SECONDS = 5.0
 """Between two states that are kept."""
+_OTHER_CALLS = 1000
+"""Calls that the desk takes beside one of each worker."""
 _LOOK_SECONDS, _GIVE_UP_SECONDS = 0.2, 0.5
 """Between two looks at the progress; and for how long the workers are waited for to hear of the end."""
 
@@ -121,8 +123,11 @@ class _Desk:
 
     async def gather(self, attempt: str, step: int, index: int, count: int, value: Any) -> list[Any] | None:
         """Return the values of all workers of an attempt once all have given theirs; None where one of them gives up."""
-        if attempt != self._attempt:  # workers were lost; those that still wait for them have been ended, too
+        if (
+            attempt != self._attempt
+        ):  # workers were lost; those that still wait for them have been ended, and their calls end here
             self._attempt = attempt
+            self._let_go()
             self._tables.clear()
         table = self._tables.setdefault(step, _Table())
         table.values[index] = value
@@ -135,6 +140,9 @@ class _Desk:
 
     async def give_up(self, error: ComplexSystemError) -> None:
         self._error = self._error or error
+        self._let_go()
+
+    def _let_go(self) -> None:
         for table in self._tables.values():
             table.full.set()
 
@@ -211,13 +219,15 @@ def fit_on_cluster(
     with (
         # Ray Train's controller writes there until the connection ends, and perhaps a little longer.
         tempfile.TemporaryDirectory(prefix="complex-system-", ignore_cleanup_errors=True) as folder,
-        connected(cluster) as ray,
+        connected(cluster, look=look) as ray,
     ):
         from ray import train
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        desk = ray.remote(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)(_Desk).remote()
+        # Ray has a call beyond these wait for another one's end, and every worker's call may wait for the last worker's.
+        desk_options = {"num_cpus": 0, "max_concurrency": workers + _OTHER_CALLS, "scheduling_strategy": here}
+        desk = ray.remote(**desk_options)(_Desk).remote()
         running = started(lambda: _run(cluster, work, workers, desk, folder), "cluster-fit")
         try:
             _follow(ray, desk, running, on_progress, look, HeadWatch(cluster))

@@ -18,6 +18,10 @@ T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
+def never() -> None:
+    """Look at nothing: the :data:`Look` of those who do not end anything."""
+
+
 class Tasks(Protocol[T_contra, R_co]):
     """Runs a function for items."""
 
@@ -33,12 +37,13 @@ class Executor(ABC):
     """Runs a function for many items. Its results are the same, and in the same order, whichever executor it is."""
 
     @abstractmethod
-    def tasks(self, function: Callable[[T, Look], R]) -> AbstractContextManager[Tasks[T, R]]:
+    def tasks(self, function: Callable[[T, Look], R], look: Look = never) -> AbstractContextManager[Tasks[T, R]]:
         """Make tasks of a function; what of them still runs when the context ends is given up.
 
         Args:
             function: Takes an item, and what it calls often. Whatever it needs is a part of it, so that it travels once: a module's
                 function, or an object of a module's class that pickles. Its result depends on the item alone.
+            look: Called often until tasks can run; an exception that it raises ends that.
         """
 
     @abstractmethod
@@ -51,7 +56,7 @@ class Sequential(Executor):
 
     @override
     @contextmanager
-    def tasks(self, function: Callable[[T, Look], R]) -> Iterator[Tasks[T, R]]:
+    def tasks(self, function: Callable[[T, Look], R], look: Look = never) -> Iterator[Tasks[T, R]]:
         def run(items: Iterable[T], look: Look) -> Generator[R, None, None]:
             for item in items:
                 yield function(item, look)
@@ -64,7 +69,3 @@ class Sequential(Executor):
 
 
 SEQUENTIAL = Sequential()
-
-
-def never() -> None:
-    """Look at nothing: the :data:`Look` of those who do not end anything."""

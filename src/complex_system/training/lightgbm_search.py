@@ -125,7 +125,7 @@ def search(
     first: list[float] = []
     losses: list[float] = []
     best = Found()
-    with executor.tasks(curves) as run:
+    with executor.tasks(curves, look) as run:
         until = time.monotonic() + seconds  # a cluster is connected now
         for number, (trial, settings, fitted) in enumerate(begun(run)):
             found: list[Curve] = []

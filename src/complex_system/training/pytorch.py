@@ -298,8 +298,8 @@ class _Epochs:
     """The epochs of one training. The average of the weights is evaluated and kept, not the weights themselves.
 
     Workers that train together go over their own samples, and replace their weights by the mean of all every few steps (local SGD; S.
-    Stich, ICLR 2019). Exchanging the gradients of every step, as DistributedDataParallel does, takes two to three times as long as
-    a step of such a small network.
+    Stich, ICLR 2019). A worker counts as its samples do: shares may be far from equal. Exchanging the gradients of every step, as
+    DistributedDataParallel does, takes two to three times as long as a step of such a small network.
 
     Attributes:
         course: What has been trained.
@@ -318,6 +318,7 @@ class _Epochs:
         )
         train, self._validated = (int(each) for each in peers.total([len(data.train), len(data.validation)]))
         self._trained = train
+        self._share = len(data.train) / train
         self.pace = Pace.of(-(-train // peers.count), trainer.parameters.network_batch)
         self._order = torch.Generator().manual_seed(trainer.parameters.seed + peers.index)
         self._optimizer = torch.optim.Adam(
@@ -341,20 +342,21 @@ class _Epochs:
         averaged: list[Tensor] = list(self._averaged.parameters())
         squares = 0.0
         for xs, ys in zip(self._batches(x), self._batches(y), strict=True):
-            self._optimizer.zero_grad()
-            predicted = self._layers(xs)
-            # The sum over what is trained side by side, so that each is trained as it would be alone.
-            loss = predicted.shape[1] * self._loss(predicted, ys.expand_as(predicted))
-            loss.backward()
-            self._optimizer.step()
+            if len(xs):  # a share may have fewer samples than an epoch has steps
+                self._optimizer.zero_grad()
+                predicted = self._layers(xs)
+                # The sum over what is trained side by side, so that each is trained as it would be alone.
+                loss = predicted.shape[1] * self._loss(predicted, ys.expand_as(predicted))
+                loss.backward()
+                self._optimizer.step()
+                squares += float(nn.functional.mse_loss(predicted.detach().mean(dim=1, keepdim=True), ys)) * len(xs)
             self._steps += 1
             if self._peers.count > 1 and self._steps % TOGETHER_EVERY == 0:
-                _take_mean(weights)
+                _take_mean(weights, self._share)
             with torch.no_grad():
                 torch._foreach_lerp_(averaged, weights, 1.0 - self.pace.averaging_at(self._steps))
-            squares += float(nn.functional.mse_loss(predicted.detach().mean(dim=1, keepdim=True), ys)) * len(xs)
         if self._peers.count > 1:
-            _take_mean([*weights, *averaged])
+            _take_mean([*weights, *averaged], self._share)
         with torch.inference_mode():
             predicted, truth = self._averaged(self._validation[0]), self._validation[1]
             error, lost = float(nn.functional.mse_loss(predicted, truth)), float(self._loss(predicted, truth))
@@ -368,7 +370,7 @@ class _Epochs:
         )
 
     def _batches(self, part: Tensor) -> tuple[Tensor, ...]:
-        """Cut an epoch's samples into steps: as many on every worker, though their shares differ a little."""
+        """Cut an epoch's samples into steps: as many on every worker, though their shares differ."""
         if self._peers.count == 1:
             return torch.split(part, self.pace.batch)
         return torch.tensor_split(part, self.pace.steps)
@@ -396,12 +398,11 @@ class _Epochs:
         self._order.manual_seed(self._order.initial_seed() + 1_000_003 * len(self.course.history))
 
 
-def _take_mean(tensors: list[Tensor]) -> None:
-    """Replace tensors by their mean over all workers."""
+def _take_mean(tensors: list[Tensor], share: float) -> None:
+    """Replace tensors by their mean over all workers, each of which has a share of the samples."""
     with torch.no_grad():
-        mean = torch.cat([each.reshape(-1) for each in tensors]).cpu()  # what gloo exchanges
+        mean = torch.cat([each.reshape(-1) for each in tensors]).cpu() * share  # on a CPU: gloo exchanges it
         distributed.all_reduce(mean)
-        mean /= distributed.get_world_size()
         for tensor, part in zip(tensors, torch.split(mean, [each.numel() for each in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 

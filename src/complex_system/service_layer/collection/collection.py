@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from complex_system.collection import Checkpoint, CollectedRecord, Collector, SensorState, WaitingRecord
-from complex_system.domain.columns import ORDER
+from complex_system.domain.columns import ID, ORDER
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, InvalidRecordError
 from complex_system.messaging.clients import DatabaseClient, DocumentClient, ServingClient
@@ -87,6 +87,8 @@ class Collection:
         self._unmatched: deque[OpenLabel] = deque(maxlen=_UNMATCHED)
         self._notes: dict[str, int] = {}  # how often each came, the newest last
         self._predicting: set[asyncio.Task[None]] = set()
+        self._reads_again = False
+        self._unanswered: set[str] = set()  # records that were new when they were sent, and for which no answer has come
         self._opened = False
         self._now = self._kept_at = 0.0
         self.problem = ""
@@ -161,7 +163,7 @@ class Collection:
         self._collector, self._new_labels = Collector(self._collecting, self._dataset), []
         self._records.clear()
         self._unmatched.clear()
-        self._seen = 0
+        self._seen, self._reads_again = 0, True
         if kept is not None:
             place = msgspec.json.decode(kept, type=_Kept)
             self._seen, self._counts = place.seen, place.counts
@@ -189,7 +191,9 @@ class Collection:
 
     async def _save(self, records: Sequence[CollectedRecord]) -> None:
         self._check()
-        good = list(records)
+        good, sent_before = list(records), self._unanswered.intersection(each.key for each in records)
+        new = await self._new(records) if self._collecting.record.predict else set()
+        self._unanswered |= new
         while good:
             try:
                 # Ordered by the time of the record: a label, which is measured later, is newer.
@@ -204,15 +208,26 @@ class Collection:
                 self._count(refused=len(bad))
                 good = [each for place, each in enumerate(good) if place not in bad]
         else:
+            self._unanswered.clear()
             return
+        self._unanswered.clear()
+        self._reads_again = self._reads_again and saved.existing > 0
         # Also those that a killed process had saved: what it counted after the place is lost.
         self._count(records=saved.inserted + saved.existing)
         if self._labels is not None:
             self._labels.saved(each.key for each in good)
-        if self._collecting.record.predict and saved.inserted:
-            task = asyncio.create_task(self._predict(good))
+        predicted = [each for each in good if each.key in new]
+        if predicted and (saved.inserted or sent_before):
+            task = asyncio.create_task(self._predict(predicted))
             self._predicting.add(task)
             task.add_done_callback(self._predicting.discard)
+
+    async def _new(self, records: Sequence[CollectedRecord]) -> set[str]:
+        """Return the keys of records that were not saved before: a stream that is read again gives records once more."""
+        keys = {each.key for each in records}
+        if self._reads_again and (unknown := keys - self._unanswered):
+            keys -= set((await self._database.raw_by_keys(list(unknown))).column(ID).to_pylist()) & unknown
+        return keys
 
     async def _predict(self, records: Sequence[CollectedRecord]) -> None:
         """Ask for predictions, once, also across a restart: a later one is not what the plant would have been told."""

@@ -62,6 +62,8 @@ _OLD_PAUSE = 0.2
 """... and seconds until the next one, for whoever else needs the database."""
 _PLACES_AT_ONCE = 500_000
 """Records that one query passes on the way to the end of a range of keys: the database walks over them, and a query has 20 s."""
+_RANGES_SECONDS = 10.0
+"""Seconds for which ranges of keys are looked for, in one request; whoever asks waits for some more."""
 _PAGES_REMEMBERED = 60.0
 """Seconds in which the end of a numbered page is where the next one begins, also where records were added or deleted before it ..."""
 _MOST_PAGES = 1000
@@ -86,8 +88,9 @@ class DatabaseService(DocumentSubjects):
     retention_interval = 3600.0
     """Seconds between two searches for raw records that are too old."""
 
-    recount_interval = 86_400.0
-    """Seconds between two counts of all records, for what other programs have written."""
+    first_recount, recount_interval = 3600.0, 86_400.0
+    """Seconds from the count of all records at the start to the second one, for what replicas of an earlier release have written while
+    one after the other was updated; and between later ones, for what other programs write."""
 
     records_decide = 15.0
     """Seconds after a failed write of records in which a probe write alone does not make the service ready; writers pause for 10 s."""
@@ -95,6 +98,7 @@ class DatabaseService(DocumentSubjects):
     ingest: Ingest | None = None
     _ends: dict[tuple[int, int], tuple[str, float]]
     _write_failed = -math.inf
+    _recounts = 0
 
     @abstractmethod
     def make_store(self) -> DataStore:
@@ -254,15 +258,11 @@ class DatabaseService(DocumentSubjects):
 
     @answers(database.GET_KEY_RANGES)
     async def get_key_ranges(self, asked: KeyRangesRequest) -> list[str]:
-        """Return where the keys are to be cut for ranges with about as many processed records each."""
-        places = (await self._counts()).processed / asked.count
+        """Return the ends of ranges of processed records, as many as are found in some seconds; none behind the last record."""
         ends: list[str] = []
-        for place in range(1, asked.count):
-            steps, end = round(place * places) - round((place - 1) * places), ends[-1] if ends else None
-            while steps > 0:
-                end = await self._stored(self.store.processed_key(end, min(steps, _PLACES_AT_ONCE)))
-                steps = steps - _PLACES_AT_ONCE if end is not None else 0
-            if end is None:  # fewer records than ranges, or some have gone
+        end, until = asked.after, time.monotonic() + _RANGES_SECONDS
+        while len(ends) < asked.count and (not ends or time.monotonic() < until):
+            if (end := await self._key_behind(end, asked.places)) is None:
                 break
             ends.append(end)
         return ends
@@ -305,6 +305,14 @@ class DatabaseService(DocumentSubjects):
     async def _counts(self) -> RecordCounts:
         return await self._stored(self.store.counts())
 
+    async def _key_behind(self, after: str | None, places: int) -> str | None:
+        """Return the key of the processed record that lies so many places behind a key; None past the end."""
+        for passed in range(0, places, _PLACES_AT_ONCE):
+            after = await self._stored(self.store.processed_key(after, min(places - passed, _PLACES_AT_ONCE)))
+            if after is None:
+                break
+        return after
+
     async def _upsert(self, page: Page) -> Upserted:
         await self._written(self.store.upsert_processed(page.table, page.notes.get("version", self.dataset.version)))
         return Upserted(db=self.store.label, upserted=page.table.num_rows)
@@ -337,7 +345,8 @@ class DatabaseService(DocumentSubjects):
 
     async def _recount(self) -> float | None:
         await self.store.recount()
-        return None
+        self._recounts += 1
+        return self.first_recount if self._recounts == 1 else None
 
     async def _delete_old_raw(self) -> float | None:
         deleted, began = 0, time.monotonic()
@@ -352,15 +361,19 @@ class DatabaseService(DocumentSubjects):
         return None
 
     async def _numbered_page(self, number: int, size: int) -> list[Record]:
-        """Return a numbered page: behind the last key of the page before where that was answered here lately, else by its number.
+        """Return a numbered page: behind the end of the nearest page before it that was answered here lately, or from the beginning.
 
-        By its number the database walks over all records before it: a minute for the last of ten million.
+        The database walks over all records between: a minute for ten million. Where several replicas answer the pages of one walk,
+        each has answered one of the last few.
         """
         now = time.monotonic()
         self._ends = {page: end for page, end in self._ends.items() if now - end[1] < _PAGES_REMEMBERED}
-        after, _ = self._ends.get((number - 1, size), (None, 0.0))
-        if number and after is None:
-            return await self._stored(self.store.processed_page(number, size))
+        nearest = max((page for page, of in self._ends if of == size and page < number), default=-1)
+        after = self._ends[nearest, size][0] if nearest >= 0 else None
+        if between := (number - 1 - nearest) * size:
+            after = await self._key_behind(after, between)
+            if after is None:
+                return []
         names = list(self.dataset.processed_names)
         found = self.store.processed_columns(names, labelled=False, version=None, after=after, limit=size)
         page = await self._stored(found)

@@ -21,9 +21,10 @@ from complex_system.settings import Settings
 FETCH_ATTEMPTS = 5
 AWAY = (NobodyListensError, ReplyTimeoutError, StoreUnavailableError)
 """Errors of a database that may be back soon."""
-_RANGES_A_WORKER, _MAX_RANGES = 4, 1000
-"""Ranges of keys for each worker, spread over all keys: the shares are alike also where mostly old, or new, records are labelled.
-The database is asked for no more than ``_MAX_RANGES``."""
+_RANGES_A_WORKER, _RANGE_RECORDS, _MAX_RANGES = 4, 50_000, 1000
+"""Ranges of keys for each worker, at least, and otherwise one for so many records, up to ``_MAX_RANGES``. Each worker gets some from
+everywhere, so that the shares are alike also where only old, or new, records are labelled. A part of a range's last page is read in
+vain, so a range has many pages."""
 _AHEAD = 2
 """Pages that wait for the worker."""
 _BROKER = ("nats_host", "nats_port", "nats_user", "nats_password", "nats_tls_ca", "request_timeout", "reconnect_timeout")
@@ -57,7 +58,8 @@ class LabelledPages:
         cls, client: DatabaseClient, settings: Settings, name: str, version: str, columns: list[str], raw: list[str] | None
     ) -> LabelledPages:  # fmt: skip
         """Ask where the keys are to be cut for the workers of ``settings``."""
-        ranges = await client.key_ranges(min(settings.ray_workers * _RANGES_A_WORKER, _MAX_RANGES))
+        wanted = max(settings.ray_workers * _RANGES_A_WORKER, (await client.counts()).processed // _RANGE_RECORDS)
+        ranges = await client.key_ranges(min(wanted, _MAX_RANGES))
         broker = Settings.construct(**{field: getattr(settings, field) for field in _BROKER})
         return cls(broker, name, version, columns, raw, ranges)
 

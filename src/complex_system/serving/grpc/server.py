@@ -7,6 +7,7 @@ of all messages, so handlers are asked before their message is received: they ch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -71,6 +72,8 @@ _GRACE = 3.0
 """Seconds that open calls get when the server stops."""
 _WATCH_SECONDS = 1.0
 """Seconds between two looks of a watched health."""
+_MAX_WATCHES = 100
+"""Clients that watch at the same time. They need no key and stay for long, and all calls together are limited, too."""
 _ORIGIN = ORIGIN_HEADER.decode()
 _MAX_DETAILS = 4000
 """Bytes of an error's text: clients take 8 KiB of trailers, where a byte beyond ASCII needs three."""
@@ -153,6 +156,7 @@ class GrpcServer:
         self._receiving_open = ByteBudget(max(received // _OPEN_SHARE, largest))
         self._server: Any = None
         self._stopping = asyncio.Event()
+        self._watches = 0
         self.address = ""
 
     async def start(self) -> None:
@@ -379,19 +383,24 @@ class GrpcServer:
 
     async def _watch(self, _: Any, context: Any) -> AsyncIterator[Any]:
         service, last = await self._service(context), None
-        while True:
-            is_last = self._stopping.is_set()  # read before the state, which then tells it
-            state = self._state(service)
-            if state != last:
-                yield state
-            last = state
-            if is_last:
-                return
-            try:
-                async with asyncio.timeout(_WATCH_SECONDS):
-                    await self._stopping.wait()
-            except TimeoutError:
-                continue
+        if self._watches >= _MAX_WATCHES:
+            text = f"{_MAX_WATCHES} clients watch already; use Check, or watch later."
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+        self._watches += 1
+        try:
+            while True:
+                is_last = self._stopping.is_set()  # read before the state, which then tells it
+                state = self._state(service)
+                if state != last:
+                    yield state
+                last = state
+                if is_last:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_WATCH_SECONDS):
+                        await self._stopping.wait()
+        finally:
+            self._watches -= 1
 
     def _state(self, service: str) -> Any:
         states = health_pb2.HealthCheckResponse

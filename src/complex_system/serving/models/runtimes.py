@@ -126,10 +126,10 @@ class OnnxRuntime(Runtime):
     def run(self, features: Matrix) -> npt.NDArray[Any]:
         options = _DEADLINES.begin(len(features))
         try:
-            parts = [
-                self._session.run([ONNX_OUTPUT], {ONNX_INPUT: features[start : start + AT_ONCE]}, options)[0]
-                for start in range(0, len(features), AT_ONCE)
-            ]
+            if len(features) <= AT_ONCE:
+                return self._values(features, options)
+            starts = range(0, len(features), AT_ONCE)
+            return np.concatenate([self._values(features[start : start + AT_ONCE], options) for start in starts])
         except Exception as error:
             if not options.terminate:
                 raise
@@ -140,4 +140,7 @@ class OnnxRuntime(Runtime):
             ) from error
         finally:
             _DEADLINES.end(options)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _values(self, features: Matrix, options: ort.RunOptions) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = self._session.run([ONNX_OUTPUT], {ONNX_INPUT: features}, options)[0]
+        return values

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -13,10 +13,11 @@ from typing_extensions import override
 from complex_system.domain.dataset import ID
 from complex_system.errors import BackupError
 from complex_system.settings import Settings
+from complex_system.storage.arrow import table_of
 from complex_system.storage.copies import COPY_ROWS, PROCESSED, RAW, REJECTED, Sink, Source, StoreCopy, copied_tables
 from complex_system.storage.envelope import PIPELINE
 from complex_system.storage.maria.literals import texts_of
-from complex_system.storage.maria.pool import MariaConnections, Row, change, select, select_in_parts
+from complex_system.storage.maria.pool import MariaConnections, change, select, select_in_parts
 from complex_system.storage.maria.sql import quoted
 from complex_system.storage.naming import TableNames
 
@@ -71,8 +72,13 @@ class MariaCopy(StoreCopy):
             for name, table in self._there(connection).items():
                 schema, key = _schema(connection, table), ", ".join(map(quoted, _key(connection, table)))
                 columns = ", ".join(map(quoted, schema.names))
-                for rows in select_in_parts(connection, f"SELECT {columns} FROM {table} ORDER BY {key}", COPY_ROWS):
-                    sink(name, _table(rows, schema))
+                [(expected,)] = select(connection, f"SELECT COUNT(*) FROM {table}", ())
+                statement = f"SELECT {columns} FROM {table} ORDER BY {key}"
+                for rows in select_in_parts(connection, statement, rows=COPY_ROWS, buffered=False):
+                    sink(name, table_of(zip(*rows, strict=True), schema))
+                    expected -= len(rows)
+                if expected:
+                    raise BackupError(f"Reading {table} was ended before its last {expected} rows; begin again.")
                 # The transaction has read the table, so nobody can have changed its columns.
                 definitions[name] = select(connection, f"SHOW CREATE TABLE {table}", ())[0][1]
             return definitions
@@ -150,11 +156,6 @@ def _key(connection: Any, table: str) -> list[str]:
         (table,),
     )
     return [column for (column,) in found]
-
-
-def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
-    columns: Iterator[Any] = zip(*rows, strict=True)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _creating(definition: str, table: str) -> str:

@@ -20,7 +20,19 @@ from complex_system.errors import StoreUnavailableError
 from complex_system.storage.arrow import converted, unpacked
 from complex_system.storage.envelope import PIPELINE, content_hash
 from complex_system.storage.maria.pool import ONE_SNAPSHOT, change, change_each, select
-from complex_system.storage.maria.sql import ARRIVAL, ENVELOPE_COLUMNS, HASH, RECEIVED, TEXT, Statements, quoted, tables
+from complex_system.storage.maria.sql import (
+    ARRIVAL,
+    COUNTED,
+    ENVELOPE_COLUMNS,
+    HASH,
+    NUMBER,
+    RECEIVED,
+    RECOUNTS,
+    TEXT,
+    Statements,
+    quoted,
+    tables,
+)
 from complex_system.storage.migrations import refuse_another_data_set, refuse_other_types
 from complex_system.storage.naming import TableNames
 
@@ -124,11 +136,12 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
     if HASH not in there:
         _add_hashes(connection, dataset, statements)
     labelled_by = f"labelled by {written(dataset.target)}"
-    if _comment_of(connection, names.counts) != labelled_by:  # new, or of another target
+    counts = {each.name for each in _kept(connection, names.counts)}
+    new = [f"ADD COLUMN IF NOT EXISTS {name} {NUMBER}" for name in (*COUNTED, RECOUNTS) if name not in counts]
+    _alter(connection, names.counts, new)
+    if new or _comment_of(connection, names.counts) != labelled_by:  # new, or of another target
         if not recount(connection, dataset, statements, _LOCK_SECONDS):
-            raise StoreUnavailableError(
-                f"Another service has been counting the records of {names.raw} for {_LOCK_SECONDS} s."
-            )
+            raise StoreUnavailableError(f"Another service has been counting the records of {names.raw}.")
         _alter(connection, names.counts, (f"COMMENT = '{labelled_by}'",))
     return statements
 
@@ -136,7 +149,8 @@ def migrate(connection: Any, dataset: Dataset, names: TableNames) -> Statements:
 def recount(connection: Any, dataset: Dataset, statements: Statements, patience: int = 0) -> bool:
     """Count all records, add to the kept numbers what they differ by, and add missing hashes; one replica does so at a time.
 
-    Tables and numbers are read as they were at one moment, so what others write meanwhile is neither lost nor counted twice.
+    Tables and numbers are read as they were at one moment, so what others write meanwhile is neither lost nor counted twice. A lock
+    holds on one server only: of two nodes of a Galera cluster that count at the same time, one changes nothing.
 
     Args:
         connection: A connection for this alone.
@@ -145,7 +159,7 @@ def recount(connection: Any, dataset: Dataset, statements: Statements, patience:
         patience: Seconds to wait for another replica that counts.
 
     Returns:
-        Whether it was done; not where another replica counts all the time.
+        Whether it was done; not where another replica counts all the time, or has counted meanwhile.
     """
     lock = f" {statements.counts_table}"[-44:]
     [(locked,)] = select(connection, "SELECT GET_LOCK(CONCAT(LEFT(DATABASE(), 20), ?), ?)", (lock, patience))
@@ -153,18 +167,20 @@ def recount(connection: Any, dataset: Dataset, statements: Statements, patience:
         return False
     _add_hashes(connection, dataset, statements)
     began = time.monotonic()
+    change(connection, statements.recounted_row)
     connection.commit()  # the transaction that begins with the first statement
     change(connection, ONE_SNAPSHOT)
     change(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT")
+    [(recounts,)] = select(connection, statements.recounts, ())
     [kept] = select(connection, statements.counts, ())
     [counted] = select(connection, statements.count_all, ())
     differences = [there - known for there, known in zip(counted, kept, strict=True)]
     connection.commit()  # with its snapshot, MariaDB from 11.6 on does not change a row that others have changed since (error 1020)
-    change(connection, statements.add_counts, differences)
+    done = change(connection, statements.correct_counts, (*differences, recounts)) == 1
     connection.commit()
-    if any(differences):
+    if any(differences) and done:
         log.info("Counted all records in %.1f s: the numbers differed by %s", time.monotonic() - began, differences)
-    return True
+    return done
 
 
 def _add_hashes(connection: Any, dataset: Dataset, statements: Statements) -> None:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import REVISION
-from complex_system.protocol.database import RecordCounts
 from complex_system.storage.envelope import ENVELOPE, FIRST_REVISION, MAX_SOURCE, PIPELINE
 from complex_system.storage.naming import TableNames
 
@@ -41,9 +40,15 @@ ENVELOPE_COLUMNS = {
 }
 """Definitions of the envelope's columns, but for the version; with defaults for a program that does not know them."""
 
-COUNTED = RecordCounts.__struct_fields__
+COUNTED = ("raw", "processed", "labelled", "rejected", "conflicts", "corrected")
 """The numbers of records that are kept, as columns. A number is the sum of its column."""
-_SLOTS = 16  # rows of these, so that transactions on several connections seldom wait for each other
+RECOUNTS = "recounts"
+"""Column of the row ``slot = 0`` that says how often all records were counted."""
+NUMBER = "BIGINT NOT NULL DEFAULT 0"
+_SLOTS = 16
+# Rows of these, so that transactions on several connections seldom wait for each other. The nodes of a Galera cluster, which sets a
+# step and an offset for each, have rows of their own: of two nodes that change one row at the same moment, one rolls back.
+_SLOT = f"(1 + ((CONNECTION_ID() MOD {_SLOTS}) * @@auto_increment_increment + @@auto_increment_offset - 1) MOD 255)"
 
 
 def quoted(name: str) -> str:
@@ -62,7 +67,7 @@ def tables(names: TableNames) -> tuple[str, ...]:
         f"kept_source {_SOURCE}, record LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, "
         "received TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), PRIMARY KEY (" + ID + ", hash)) ENGINE = InnoDB",
         f"CREATE TABLE IF NOT EXISTS {names.counts} (slot TINYINT UNSIGNED NOT NULL PRIMARY KEY, "
-        f"{', '.join(f'{name} BIGINT NOT NULL' for name in COUNTED)}) ENGINE = InnoDB",
+        f"{', '.join(f'{name} {NUMBER}' for name in (*COUNTED, RECOUNTS))}) ENGINE = InnoDB",
     )
 
 
@@ -166,7 +171,6 @@ class Statements:
         self.replace_processed = f" ON DUPLICATE KEY UPDATE {replaced}"
         self.delete_processed = f"DELETE FROM {names.processed} WHERE {ID} IN "
         self.was_labelled = f" RETURNING {target} IS NOT NULL"
-        self.select_processed_page = f"SELECT {', '.join(values)} FROM {names.processed} ORDER BY {ID} LIMIT ? OFFSET ?"
         self.select_processed_key = f"SELECT {ID} FROM {names.processed} WHERE {ID} > ? ORDER BY {ID} LIMIT 1 OFFSET ?"
         self.select_targets = f"SELECT {ID}, {target} FROM {names.processed} WHERE {ID} IN"
         rejected_row = _same_key(names.rejected, "(@there := @there + 1)")
@@ -192,8 +196,15 @@ class Statements:
         self.counts_table = names.counts
         self.counts = f"SELECT {sums} FROM {names.counts}"
         self.add_counts = (
-            f"INSERT INTO {names.counts} (slot, {', '.join(COUNTED)}) VALUES (CONNECTION_ID() MOD {_SLOTS}{', ?' * len(COUNTED)}) "
+            f"INSERT INTO {names.counts} (slot, {', '.join(COUNTED)}) VALUES ({_SLOT}{', ?' * len(COUNTED)}) "
             f"ON DUPLICATE KEY UPDATE {', '.join(f'{name} = {name} + VALUES({name})' for name in COUNTED)}"
+        )
+        self.recounted_row = f"INSERT IGNORE INTO {names.counts} (slot) VALUES (0)"
+        self.recounts = f"SELECT {RECOUNTS} FROM {names.counts} WHERE slot = 0"
+        # Two that counted at the same time would both add what was missing.
+        self.correct_counts = (
+            f"UPDATE {names.counts} SET {', '.join(f'{name} = {name} + ?' for name in COUNTED)}, {RECOUNTS} = {RECOUNTS} + 1 "
+            f"WHERE slot = 0 AND {RECOUNTS} = ?"
         )
 
     def select_processed(
@@ -216,8 +227,8 @@ class Statements:
         order = f"processed.{ID}"
         if asked.arrived_after is not None:
             tables = f"{raws} FORCE INDEX ({ARRIVAL}) STRAIGHT_JOIN {processed} USING ({ID})"
-            # A float would be cut to microseconds, not rounded.
-            moment = round(Decimal(asked.arrived_after), 6)
+            # A float would be cut to microseconds, not rounded. MariaDB 11.8 finds nothing after second 0, and no release before it.
+            moment = max(round(Decimal(asked.arrived_after), 6), Decimal("0.000001"))
             conditions, parameters = [f"raw.{RECEIVED} > FROM_UNIXTIME(?)"], [moment]
             if asked.after is not None:
                 conditions = [f"raw.{RECEIVED} >= FROM_UNIXTIME(?)", f"(raw.{RECEIVED} > FROM_UNIXTIME(?) OR raw.{ID} > ?)"]

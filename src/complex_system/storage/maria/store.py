@@ -18,7 +18,17 @@ from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
 from complex_system.protocol.database import ConflictMessage, RecordCounts, Rejection, Saved
 from complex_system.settings import Settings
-from complex_system.storage.arrow import chosen_schema, converted, page_of, raw_page, unpacked, with_key, without_key
+from complex_system.storage.arrow import (
+    chosen_schema,
+    converted,
+    page_of,
+    raw_page,
+    table_of,
+    unpacked,
+    values_of,
+    with_key,
+    without_key,
+)
 from complex_system.storage.base import DataStore
 from complex_system.storage.conflicts import (
     Conflict,
@@ -39,7 +49,15 @@ from complex_system.storage.envelope import (
 )
 from complex_system.storage.maria import literals as values
 from complex_system.storage.maria.documents import MariaDocuments
-from complex_system.storage.maria.pool import ONE_SNAPSHOT, MariaConnections, Row, change, change_each, select
+from complex_system.storage.maria.pool import (
+    ONE_SNAPSHOT,
+    MariaConnections,
+    Row,
+    change,
+    change_each,
+    select,
+    select_in_parts,
+)
 from complex_system.storage.maria.schema import migrate, recount, statements_without_tables
 from complex_system.storage.maria.sql import COUNTED, Asked
 from complex_system.storage.naming import TableNames
@@ -160,7 +178,7 @@ class MariaDataStore(DataStore):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
             [(there, were_labelled)] = select(connection, _THERE, ())
             rejected = 0
-            for keys in values.keys_of(rows.column(ID).to_pylist()):
+            for keys in values.keys_of(values_of(rows.column(ID))):
                 rejected += change(connection, f"{self._sql.delete_rejected} ({keys})")
             target = rows.column(self.dataset.target)
             labelled = rows.num_rows - target.null_count - were_labelled
@@ -181,9 +199,7 @@ class MariaDataStore(DataStore):
             [(there, _)] = select(connection, _THERE, ())
             processed = labelled = 0
             for keys in values.keys_of(row[0] for row in rows):
-                deleted = select(
-                    connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", (), locks=True
-                )
+                deleted = select(connection, f"{self._sql.delete_processed} ({keys}) {self._sql.was_labelled}", ())
                 processed += len(deleted)
                 labelled += sum(row[0] for row in deleted)
             self._add(connection, processed=-processed, labelled=-labelled, rejected=len(rows) - there)
@@ -213,11 +229,11 @@ class MariaDataStore(DataStore):
         statement, parameters = self._sql.select_processed(names, asked, raw)
 
         def read(connection: Any) -> Page:
-            rows = converted(
-                select(connection, statement, parameters), unpacked(self.dataset, raw, len(names)) if raw else {}
-            )
-            found = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-            return without_key(page_of(found, schema, limit), columns)
+            by_place = unpacked(self.dataset, raw, len(names)) if raw else {}
+            tables = [schema.empty_table()]
+            for rows in select_in_parts(connection, statement, parameters):
+                tables.append(table_of(zip(*converted(rows, by_place), strict=True), schema))
+            return without_key(page_of(pa.concat_tables(tables).combine_chunks(), limit), columns)
 
         return await self._connections.run(read)
 
@@ -227,13 +243,6 @@ class MariaDataStore(DataStore):
             return after
         found = await self._connections.select(self._sql.select_processed_key, (after or "", places - 1))
         return str(found[0][0]) if found else None
-
-    @override
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        names = self.dataset.processed_names[1:]
-
-        rows = await self._connections.select(self._sql.select_processed_page, (page_size, page * page_size))
-        return [dict(zip(names, row, strict=True)) for row in rows]
 
     @override
     async def counts(self) -> RecordCounts:
@@ -306,7 +315,7 @@ class MariaDataStore(DataStore):
         for part in values.texts_of(rows, self._packet):
             inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
         if inserted:
-            self._mark_processed_before(connection, rows.column(ID).to_pylist())
+            self._mark_processed_before(connection, values_of(rows.column(ID)))
         return inserted
 
     def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> tuple[int, int]:

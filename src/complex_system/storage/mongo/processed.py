@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page
-from complex_system.domain.records import Record
-from complex_system.storage.arrow import chosen_schema, page_of, with_key, without_key
+from complex_system.storage.arrow import chosen_schema, page_of, table_of, with_key, without_key
 from complex_system.storage.envelope import ENVELOPE, PIPELINE
 from complex_system.storage.mongo.connection import ROWS_A_REPLY, Document, rows_at_once
 from complex_system.storage.mongo.schema import RECEIVED, Collections, field_of, time_in
@@ -112,14 +111,7 @@ class ProcessedRecords:
             raws = [beside.get(document[ID], {}) for document in found]
             values += [[document.get(field_of(name)) for document in raws] for name in raw]
             values.append([time_in(document[ENVELOPE]) if ENVELOPE in document else None for document in raws])
-        return without_key(page_of(values, chosen_schema(self._collections.dataset, names, raw), limit), columns)
-
-    async def numbered(self, page: int, page_size: int) -> list[Record]:
-        """Return page ``page`` (from 0) of ``page_size`` records by key, without the key."""
-        wanted = [(name, field) for name, field in self._fields.processed.items() if name != ID]
-        fields = [field for _, field in wanted]
-        found = await self._collections.queries.find(self._collections.processed, {}, fields, page_size, page * page_size)
-        return [{name: document.get(field) for name, field in wanted} for document in found]
+        return without_key(page_of(table_of(values, chosen_schema(self._collections.dataset, names, raw)), limit), columns)
 
     async def _arrived(self, moment: datetime, last: str | None, limit: int, raw: Sequence[str]) -> list[Document]:
         """Return at most ``limit`` raw records that arrived after a time, or then with a larger key, by arrival and key."""

@@ -264,11 +264,6 @@ class MongoDataStore(DataStore):
         return str(found[0][ID]) if found else None
 
     @override
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        with self._connection.translated():
-            return await self._processed.numbered(page, page_size)
-
-    @override
     async def counts(self) -> RecordCounts:
         raw, processed, rejected = self._collections.raw, self._collections.processed, self._collections.rejected
         with self._connection.translated():

@@ -7,18 +7,25 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 from complex_system.local.servers import free_port
 
+__all__ = ["Proxy", "SilentServer", "free_port", "proxied"]
+
 
 class Proxy:
-    """Forwards connections to a port on loopback unless it is cut: a server seems to go away and to come back."""
+    """Forwards connections to a port on loopback unless it is cut: a server seems to go away and to come back.
+
+    Attributes:
+        port: Where it listens.
+        delay: Seconds by which every response of the server is late.
+        sent: All that clients have sent.
+    """
 
     def __init__(self, target: int, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.delay = 0.0
-        """Seconds by which every response of the server is late."""
         self.sent = bytearray()
-        """All that clients have sent."""
         self._target = target
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -40,7 +47,7 @@ class Proxy:
     def hold(self) -> None:
         """Read nothing more from those that are connected, and keep their connections; new ones are served."""
         for writer in self._writers:
-            writer.transport.pause_reading()
+            cast("asyncio.Transport", writer.transport).pause_reading()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)

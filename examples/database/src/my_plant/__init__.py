@@ -1,0 +1,1 @@
+"""What this plant needs beyond complex-system."""

@@ -1,0 +1,1 @@
+"""The database service that keeps everything in memory."""
