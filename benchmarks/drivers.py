@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mariadb
@@ -219,6 +220,25 @@ class MongoDriver(Driver):
         for index in indexes:
             self._processed.create_index(list(index["key"].items()), name=index["name"])
         self._raw.update_many({}, {"$set": {DONE: ""}})
+
+    def copy(self, part: int, until: int, shifted: Callable[[str, int], str], seconds: float) -> int:
+        """Copy the first documents, under later keys, until there are so many or the time is over; return how many there are.
+
+        Args:
+            part: Documents that are there.
+            until: Documents wanted, in either collection.
+            shifted: Makes a key later by so many milliseconds.
+            seconds: After which no further copy begins.
+        """
+        began, there = time.monotonic(), part
+        found = [(collection, list(collection.find({}))) for collection in (self._raw, self._processed)]
+        while there < until and time.monotonic() - began < seconds:
+            for collection, documents in found:
+                copies = [{**document, ID: shifted(document[ID], there)} for document in documents[: until - there]]
+                for start in range(0, len(copies), 5000):
+                    collection.insert_many(copies[start : start + 5000], ordered=False)
+            there = min(until, there + part)
+        return there
 
     @override
     def counts(self) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
 from benchmarks.plant import DATABASES, Plant
+from benchmarks.run import keep_tables, write_page
 from benchmarks.scale import Scale, Usage, Watch
 from benchmarks.tables import Table
 from complex_system.domain.laboratory import Laboratory
@@ -86,8 +87,9 @@ class FullRound:
         self._note("there is a champion", f"({message.model} {message.version})")
 
     async def _predicted(self, _: PredictionMade) -> None:
-        self._note("the champion has predicted")
-        self._served.set()
+        if "the comparison has finished" in self.steps:  # else it is the champion of an earlier round
+            self._note("the champion has predicted")
+            self._served.set()
 
     async def _beat(self, message: Heartbeat) -> None:
         if message.service == "ml_consumer" and message.state == "working":
@@ -144,9 +146,14 @@ def main() -> None:
     parser.add_argument("database", nargs="?", default="MariaDB", choices=[*DATABASES])
     parser.add_argument("--rounds", type=int, default=100, help="boosting rounds at most")
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which a round is given up")
+    parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
-    for table in measure(chosen.database, chosen.folder, chosen.rounds, chosen.seconds):
+    tables = measure(chosen.database, chosen.folder, chosen.rounds, chosen.seconds)
+    for table in tables:
         print(table.markdown())
+    if chosen.keep:
+        keep_tables("full_round", tables, quick=False)
+        write_page()
 
 
 if __name__ == "__main__":

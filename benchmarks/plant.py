@@ -108,6 +108,14 @@ class Plant:
         self.children[name] = child
         return child
 
+    def start_ended(self) -> list[str]:
+        """Starts services that have ended, as a supervisor does, waits until they are ready, and returns their names."""
+        ended = [name for name, child in self.children.items() if not child.alive]
+        for name in ended:
+            self.start_service(name)
+            self.run(self.ready(name))
+        return ended
+
     def restart(self, name: str) -> float:
         """Starts a service again and waits until it is ready; returns the seconds that it took from its start."""
         self.children[name].stop()

@@ -14,8 +14,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import ExitStack
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -25,7 +26,8 @@ from typing import Any, Self, TypeVar
 import pyarrow as pa
 from typing_extensions import override
 
-from benchmarks.scale import Usage
+from benchmarks.run import keep_tables, write_page
+from benchmarks.scale import START, Usage
 from benchmarks.tables import Table
 from complex_system.background import run_concurrently
 from complex_system.domain.laboratory import Laboratory
@@ -39,14 +41,15 @@ from namespaces import Network, enter, missing
 T = TypeVar("T")
 
 DATA, HOSTS = "data", ("one", "two")
+SERVING = "ml_serving_mlflow"
 TRAINED_BY = ("ml_lightgbm_regression_mlflow", "ml_consumer")
 PREFIX = "complex-system-benchmark-"
-RECORDS, REQUESTS = 100_000, 20_000
+ROUNDS, RECORDS, REQUESTS = 2, 60_000, 20_000
 IN_FLIGHT = 8
 """Batches of the source, and, four times as many, requests of the client."""
 NOTE = (
     "Hosts are network namespaces of one machine of {cores} cores: broker, MariaDB, source and clients in one, replicas in two. "
-    "Processor time in µs a record or request, medians of {rounds} rounds, one and two replicas in turn."
+    "Processor time in µs, and bytes between the hosts, a record or request; medians of {rounds} rounds."
 )
 
 
@@ -150,27 +153,36 @@ class Hosts:
         return self._runner.run(work)
 
     def start(self, service: str, host: str) -> None:
-        """Start a service on a host and wait until it is ready."""
+        """Start a service on a host."""
         name = f"{service}@{host}"
         argv = self.network.command(host, [sys.executable, "-m", f"complex_system_services.{service}.run"])
         child = Child(name, argv, self._folder / f"{name}.log", env={**self._environment, "FASTIOT_SERVICE_ID": name})
         child.start()
         self._stack.callback(child.stop)
         self.children[name] = child
-        self.run(self._until(lambda: self._ready.get(name) == child.pid, name))
+
+    def wait(self, seconds: float = 300.0) -> None:
+        """Wait until all services are ready; they start at the same time."""
+
+        async def ready() -> None:
+            async with asyncio.timeout(seconds):
+                for name, child in self.children.items():
+                    while self._ready.get(name) != child.pid:
+                        if not child.alive:
+                            raise SystemExit(f"{name} has ended:\n{child.tail()}")
+                        await asyncio.sleep(0.1)
+
+        self.run(ready())
 
     def stop(self, service: str, host: str) -> None:
         """Stop a service."""
         self.children.pop(f"{service}@{host}").stop()
 
-    def replicas(self, service: str, count: int) -> None:
-        """Have so many replicas of a service, one a host."""
-        for number, host in enumerate(HOSTS):
-            runs = f"{service}@{host}" in self.children
-            if number < count and not runs:
-                self.start(service, host)
-            elif number >= count and runs:
-                self.stop(service, host)
+    def traffic(self) -> int:
+        """Bytes that the host of broker and database has sent and received so far; loopback, so source and clients, is not in them."""
+        lines = self.network.at(DATA, Path("/proc/thread-self/net/dev").read_text).splitlines()
+        counters = next(line for line in lines if line.strip().startswith("eth0:")).split(":")[1].split()
+        return int(counters[0]) + int(counters[8])
 
     @property
     def pids(self) -> dict[str, int]:
@@ -182,13 +194,6 @@ class Hosts:
         if beat.state in ("ready", "working"):
             self._ready[beat.replica] = beat.pid
 
-    async def _until(self, holds: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                if (child := self.children.get(what)) is not None and not child.alive:
-                    raise SystemExit(f"{what} has ended:\n{child.tail()}")
-                await asyncio.sleep(0.1)
-
 
 class _Flow:
     """Records that go through database service and data processing."""
@@ -198,7 +203,7 @@ class _Flow:
         self._made = 0
 
     async def __call__(self, count: int) -> None:
-        records = Laboratory(seed=self._made + 1).records(count)
+        records = Laboratory(self._made + 1, START + timedelta(milliseconds=self._made)).records(count)
         size = self._hosts.settings.batch_size
         batches = iter(lambda: list(islice(records, size)), [])
 
@@ -234,27 +239,30 @@ class Measured:
     def __init__(self, title: str, unit: str) -> None:
         self._title = title
         self._unit = unit
+        self._bytes: dict[int, list[float]] = {1: [], 2: []}
         self._rates: dict[int, list[float]] = {1: [], 2: []}
         self._parts: dict[int, list[dict[str, float]]] = {1: [], 2: []}
 
     def add(self, hosts: Hosts, replicas: int, count: int, work: Coroutine[Any, Any, None]) -> None:
         """Do some work of so many units, and remember what it cost."""
-        before, began = Usage.of(hosts.pids), time.monotonic()
+        before, sent, began = Usage.of(hosts.pids), hosts.traffic(), time.monotonic()
         hosts.run(work)
         seconds, now = time.monotonic() - began, Usage.of(hosts.pids)
         self._rates[replicas].append(count / seconds)
+        self._bytes[replicas].append((hosts.traffic() - sent) / count)
         self._parts[replicas].append({name: (now.seconds[name] - before.seconds[name]) / count * 1e6 for name in hosts.pids})
         print(self._title, replicas, f"{count / seconds:,.0f}/s", self._parts[replicas][-1], flush=True)
 
     def table(self, note: str) -> Table:
         """Return the medians."""
         names = sorted({name for rounds in self._parts.values() for part in rounds for name in part})
-        table = Table(self._title, note, ["replicas", self._unit, *names, "all"])
+        table = Table(self._title, note, ["replicas", self._unit, *names, "all", "bytes"])
         for replicas, rounds in self._parts.items():
             cells = [[part[name] for part in rounds if name in part] for name in names]
             total = median(sum(part.values()) for part in rounds)
             row = [f"{replicas}", f"{median(self._rates[replicas]):,.0f}"]
             table.rows.append([*row, *(f"{median(each):.1f}" if each else "-" for each in cells), f"{total:.0f}"])
+            table.rows[-1].append(f"{median(self._bytes[replicas]):,.0f}")
         return table
 
 
@@ -265,25 +273,25 @@ def measure(rounds: int, records: int, requests: int) -> list[Table]:
     pages = Measured("Replicas: predictions over NATS, 1,000 records a request", "requests/s")
     with Hosts() as hosts:
         put = _Flow(hosts)
-        for number in range(rounds + 1):  # the first one warms up
-            for replicas in (1, 2):
-                for service in ("database_maria", "data_processing"):
-                    hosts.replicas(service, replicas)
-                if number:
-                    flow.add(hosts, replicas, records, put(records))
-                else:
-                    hosts.run(put(records // 10))
-        for service in ("database_maria", "data_processing"):
-            hosts.replicas(service, 1)
+        for replicas, host in enumerate(HOSTS, 1):
+            for service in ("database_maria", "data_processing"):
+                hosts.start(service, host)
+            hosts.wait()
+            hosts.run(put(records // 10))  # warms up
+            for _ in range(rounds):
+                flow.add(hosts, replicas, records, put(records))
         for service in TRAINED_BY:
             hosts.start(service, DATA)
-        hosts.replicas("ml_serving_mlflow", 1)  # ready when there is a champion
+        hosts.start(SERVING, HOSTS[0])
+        hosts.wait()  # serving is ready when there is a champion
         for service in TRAINED_BY:
             hosts.stop(service, DATA)
-        for _ in range(rounds):
-            for replicas in (1, 2):
-                hosts.replicas("ml_serving_mlflow", replicas)
-                hosts.run(_predict(hosts, requests // 10, 1))
+        for replicas, host in enumerate(HOSTS, 1):
+            if replicas > 1:
+                hosts.start(SERVING, host)
+                hosts.wait()
+            hosts.run(_predict(hosts, requests // 10, 1))
+            for _ in range(rounds):
                 single.add(hosts, replicas, requests, _predict(hosts, requests, 1))
                 pages.add(hosts, replicas, requests // 50, _predict(hosts, requests // 50, 1000))
     note = NOTE.format(cores=os.cpu_count(), rounds=rounds)
@@ -295,11 +303,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped, too
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
     if why := missing():
         raise SystemExit(why)
-    for table in measure(*((1, 10_000, 1_000) if chosen.quick else (3, RECORDS, REQUESTS))):
+    tables = measure(*((1, 10_000, 1_000) if chosen.quick else (ROUNDS, RECORDS, REQUESTS)))
+    for table in tables:
         print(table.markdown())
+    if chosen.keep:
+        keep_tables("replicas", tables, quick=chosen.quick)
+        write_page()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ PROGRAMS = {
     "intervals": "Quality of the models",
 }
 """The programs with the part of the page that they belong to, in its order."""
+ALONE = {"scale": "Scale", "full_round": "Scale", "replicas": "Scale"}
+"""Programs that run by themselves, because they take an hour or need root; their option ``--keep`` leaves tables for the page."""
+_PARTS = {**PROGRAMS, **ALONE}
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "benchmarks"
 PICTURES = DOCS / "images" / "benchmarks"
@@ -101,11 +104,11 @@ def run_all(programs: list[str], *, quick: bool) -> None:
 
 def write_page() -> None:
     """Writes the page and its pictures from the results that are there."""
-    results = {name: path for name in PROGRAMS if (path := RESULTS / f"{name}.json").exists()}
+    results = {name: path for name in _PARTS if (path := RESULTS / f"{name}.json").exists()}
     parts: dict[str, list[str]] = {}
     for name, path in results.items():
         result = json.loads(path.read_text(encoding="utf-8"))
-        made = parts.setdefault(PROGRAMS[name], [])
+        made = parts.setdefault(_PARTS[name], [])
         for content in result["tables"]:
             table = Table(**{**content, "bars": [Bar(**bar) for bar in content["bars"]]})
             made.append(table.markdown())
@@ -119,11 +122,15 @@ def write_page() -> None:
 
 _HEAD = """# Benchmarks
 
-Written by `make bench`; do not edit. `make bench QUICK=1` takes smaller sizes, `make bench ARGS="ingest reading"` some rows only.
+Written by `make bench`; do not edit. `make bench QUICK=1` takes smaller sizes, `make bench ARGS="ingest reading"` some rows only;
+`make scale` and `make replicas` write the [last part](scale.md).
 Figures are medians of rounds in which every way had its turn, with the least and the most beside them; on a machine that does
 other work too, read the ratios. No time is asserted; a program fails when what it computes is wrong. Validity is measured on
 records whose answer is known, with fixed seeds; a figure that misses its aim is marked, and its program fails.
 """
+
+_BUSY = 5.0
+"""Load of the last 15 minutes that a program with its servers does not make alone."""
 
 
 def _circumstances() -> dict[str, Any]:
@@ -139,9 +146,10 @@ def _measured(name: str, result: dict[str, Any]) -> str:
     packages = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
     load = ", ".join(str(value) for value in result["load"])
     short = "; a short run" if result["quick"] else ""
+    beside = ", beside other work" if result["load"][-1] > _BUSY else ""
     program = name.replace(".", "/") + ("" if name == "quality" else ".py")
     return (
-        f"*`benchmarks/{program}`, {result['date']}, {result['machine']}; load of the machine at the end {load}{short}.* "
+        f"*`benchmarks/{program}`, {result['date']}, {result['machine']}; load of the machine at the end {load}{beside}{short}.* "
         f"<details><summary>Versions</summary>{packages}</details>\n"
     )
 

@@ -3,8 +3,8 @@
 Records go through source, broker, database service and data processing; for each part of them the program prints the processor time a
 record of every process, the most memory that a process had in the part, and how long requests took meanwhile.
 
-``--grown`` copies the first half of the records inside MariaDB, with SQL and later keys, until so many are there; the second half goes
-the whole way again. So the tenth million can be compared with the first one without waiting for the eight between them.
+``--grown`` copies the first half of the records in the database under later keys, inside MariaDB with SQL, until so many are there;
+the second half goes the whole way again. So the tenth million can be compared with the first one without waiting for those between.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from urllib.request import urlopen
 
 import psutil
 
+from benchmarks.drivers import MongoDriver
 from benchmarks.plant import DATABASES, DATASET, Plant
+from benchmarks.run import keep_tables, write_page
 from benchmarks.tables import Table
 from complex_system.background import run_concurrently
 from complex_system.domain.dataset import ID
@@ -102,7 +104,8 @@ class Usage:
             times = psutil.Process(pid).cpu_times()
             seconds[name] = times.user + times.system
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            peak[name] = next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+            found = (int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+            peak[name] = next(found, math.nan)  # of a process that has ended
         return cls(seconds, peak)
 
 
@@ -122,7 +125,7 @@ class Scale:
             f"Reading all labelled records, {database}", READING, ["records", "rows", "s", "rows/s", *self.pids]
         )
         self.reading.head += ["memory of the reader, MB", "its arrays, MB", "memory of the database service, MB"]
-        self.table.head += ["counts", "page in the middle", *PAGES, "memory in MB"]
+        self.table.head += ["a batch saved", "counts", "page in the middle", *PAGES, "memory in MB"]
 
     @property
     def pids(self) -> dict[str, int]:
@@ -136,7 +139,7 @@ class Scale:
         before, began, watch = Usage.of(self.pids), time.monotonic(), Watch()
         records = Laboratory(self._there + 1, START + timedelta(milliseconds=self._there)).records(count)
         batches = iter(lambda: list(islice(records, self._plant.settings.batch_size)), [])
-        sending = (self._send(batches) for _ in range(self._plant.settings.batches_in_flight))
+        sending = (self._send(batches, watch) for _ in range(self._plant.settings.batches_in_flight))
         await self.watched(watch, self._written(count, run_concurrently(*sending)))
         self._add(count, time.monotonic() - began, before, watch)
 
@@ -150,9 +153,14 @@ class Scale:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
 
-    def grow(self, until: int) -> None:
-        """Copy the records that are there until there are so many."""
+    def grow(self, until: int, seconds: float) -> None:
+        """Copy the records that are there until there are so many; with MongoDB, no further copy begins after so many seconds."""
         part, began = self._there, time.monotonic()
+        if self._database == "MongoDB":
+            driver = MongoDriver(self._plant.settings)
+            self._there = driver.copy(part, until, _shifted, seconds)
+            driver.close()
+            return
 
         def copy(connection: Any) -> None:
             [(last,)] = select(connection, f"SELECT MAX({ID}) FROM KIOptiPackRaw", ())
@@ -213,11 +221,11 @@ class Scale:
         self._there += count
         await self._until_processed()
 
-    async def _send(self, batches: Iterator[list[Record]]) -> None:
+    async def _send(self, batches: Iterator[list[Record]], watch: Watch) -> None:
         for records in batches:
             while True:
                 try:
-                    await self._plant.database.save_raw(records)
+                    await watch.timed("a batch saved", self._plant.database.save_raw(records))
                     break
                 except ComplexSystemError as error:
                     print(f"sent again: {error.message}", flush=True)
@@ -228,13 +236,12 @@ class Scale:
         while True:
             with suppress(ComplexSystemError):
                 counts = await self._plant.database.counts()
-                if counts.processed >= self._there:
-                    assert (counts.raw, counts.processed, counts.rejected) == (self._there, self._there, 0), counts
+                if (counts.raw, counts.processed, counts.rejected) == (self._there, self._there, 0):
                     return
                 if counts.processed != last:
                     last, since = counts.processed, time.monotonic()
             if time.monotonic() - since > PATIENCE:
-                raise SystemExit(f"only {last:,} of {self._there:,} records are processed")
+                raise SystemExit(f"{self._there:,} records were sent, and {last:,} are said to be processed")
             await asyncio.sleep(0.5)
 
     async def _watch(self, watch: Watch, look: Callable[[Watch], Awaitable[None]]) -> None:
@@ -250,9 +257,8 @@ class Scale:
         await watch.timed("page in the middle", client.ask(GET_PROCESSED, asked))
 
     def _middle_key(self) -> str:
-        milliseconds = int((START - datetime(1970, 1, 1)).total_seconds() * 1000) + self._there // 2  # noqa: DTZ001
-        made = f"{milliseconds:012x}"
-        return f"{made[:8]}-{made[8:]}"
+        milliseconds = int((START - datetime(1970, 1, 1)).total_seconds() * 1000)  # noqa: DTZ001
+        return _shifted(f"{milliseconds:012x}"[:8] + "-" + f"{milliseconds:012x}"[8:], self._there // 2)
 
     async def _look(self, watch: Watch) -> None:
         for path in PAGES:
@@ -264,7 +270,12 @@ class Scale:
         total = sum(each.values())
         self._first = self._first or total
         row = [f"{self._there:,}", f"{count / seconds:,.0f}", *(f"{value:.0f}" for value in each.values()), f"{total:.0f}"]
-        row += [f"{total / self._first:.2f} x", watch.text("counts"), watch.text("page in the middle")]
+        row += [
+            f"{total / self._first:.2f} x",
+            watch.text("a batch saved"),
+            watch.text("counts"),
+            watch.text("page in the middle"),
+        ]
         row += [*map(watch.text, PAGES), ", ".join(f"{name} {peak:.0f}" for name, peak in now.peak.items())]
         self.table.rows.append(row)
         print(" | ".join(row), flush=True)
@@ -285,6 +296,12 @@ def _forget_peaks(pids: Iterable[int]) -> None:
         Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
+def _shifted(key: str, milliseconds: int) -> str:
+    """Return a key that begins so much later."""
+    made = f"{int(key[:8] + key[9:13], 16) + milliseconds:012x}"
+    return f"{made[:8]}-{made[8:]}{key[13:]}"
+
+
 def _read(address: str) -> bytes:
     with urlopen(address, timeout=60.0) as answer:
         return bytes(answer.read())
@@ -295,7 +312,7 @@ def measure(database: str, records: int, parts: int, grown: int, folder: Path | 
     port, started = free_port(), time.monotonic()
     variables = {"COMPLEX_SYSTEM_MONITORING_PORT": str(port)}
     with Plant(database, ("data_processing", "ml_monitoring"), folder=folder, **variables) as plant:
-        scale = Scale(plant, database, f"http://127.0.0.1:{port}")
+        scale = Scale(plant, database, f"http://127.0.0.1:{port}", plant.run(plant.database.counts()).processed)
         print(" | ".join(scale.table.head), flush=True)
         for number in range(parts):
             if time.monotonic() - started > seconds:
@@ -303,14 +320,17 @@ def measure(database: str, records: int, parts: int, grown: int, folder: Path | 
                 break
             if grown and number == parts // 2:
                 began = time.monotonic()
-                scale.grow(grown - records // 2)
+                scale.grow(grown - records // 2, seconds - (time.monotonic() - started))
                 print(f"grown in {time.monotonic() - began:.0f} s", flush=True)
                 print(f"the database service is ready after {plant.restart(DATABASES[database][1]):.1f} s", flush=True)
+            for name in plant.start_ended():
+                print(f"{name} had ended, and was started again", flush=True)
             plant.run(scale.part(records // parts))
             print(f"{time.monotonic() - started:.0f} s, load {os.getloadavg()[0]:.0f}", flush=True)
-            if number == parts // 2 - 1 and grown:
+            if number == parts // 2 - 1 and grown and database == "MariaDB":
                 plant.run(scale.read())
-        plant.run(scale.read())
+        if folder is None:
+            plant.run(scale.read())
         print(plant.run(scale.quiet()), flush=True)
         return [scale.table, scale.reading]
 
@@ -322,12 +342,17 @@ def main() -> None:
     parser.add_argument("database", nargs="?", default="MariaDB", choices=[*DATABASES])
     parser.add_argument("--records", type=int, default=300_000)
     parser.add_argument("--parts", type=int, default=6)
-    parser.add_argument("--grown", type=int, default=0, help="MariaDB only: records in all, most of them copied")
-    parser.add_argument("--folder", type=Path, help="where the database stays; removed at the end otherwise")
+    parser.add_argument("--grown", type=int, default=0, help="records in all, most of them copied in the database")
+    parser.add_argument("--folder", type=Path, help="where the database stays, for benchmarks.full_round, and goes on")
     parser.add_argument("--seconds", type=float, default=math.inf, help="after which no further part begins")
+    parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()
-    for table in measure(chosen.database, chosen.records, chosen.parts, chosen.grown, chosen.folder, chosen.seconds):
+    tables = measure(chosen.database, chosen.records, chosen.parts, chosen.grown, chosen.folder, chosen.seconds)
+    for table in tables:
         print(table.markdown())
+    if chosen.keep:
+        keep_tables("scale", tables, quick=False)
+        write_page()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import pyarrow as pa
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import REVISION
 from complex_system.errors import DeclarationError
+from complex_system.storage.arrow import values_of
 
 PIPELINE = "_pipeline"
 """The pipeline version: with a processed record the one that made it, with a raw record in MariaDB the one it is done with."""
@@ -88,6 +89,6 @@ def by_revision(revisions: Mapping[str, int | None]) -> dict[int | None, list[st
 
 def revisions_of(table: pa.Table) -> dict[str, int | None]:
     """Return the revision of each processed record by key; None where the table does not have it. Of equal keys the last counts."""
-    keys = table.column(ID).to_pylist()
+    keys = values_of(table.column(ID))
     has = REVISION in table.column_names
-    return dict(zip(keys, table.column(REVISION).to_pylist() if has else [None] * len(keys), strict=True))
+    return dict(zip(keys, values_of(table.column(REVISION)) if has else [None] * len(keys), strict=True))

@@ -17,7 +17,7 @@ from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.pages import REVISION, raw_schema
 from complex_system.domain.records import Record
 from complex_system.errors import InvalidRecordError
-from complex_system.storage.arrow import packed
+from complex_system.storage.arrow import packed, values_of
 from complex_system.storage.conflicts import Change, packed_orders
 from complex_system.storage.envelope import PIPELINE, Digest
 from complex_system.storage.maria.sql import HASH, ORDER, ORDERS, SOURCE
@@ -69,7 +69,7 @@ def processed_rows(table: pa.Table, names: Sequence[str], version: str) -> pa.Ta
         names: Their columns in the order of the statement, the key first.
         version: The pipeline version that made them.
     """
-    places = {key: place for place, key in enumerate(table.column(ID).to_pylist())}
+    places = {key: place for place, key in enumerate(values_of(table.column(ID)))}
     ordered = table.select(list(names)).take(pa.array([places[key] for key in sorted(places)], pa.int64()))
     return ordered.append_column(PIPELINE, pa.array([version] * ordered.num_rows, pa.string()))
 
@@ -89,7 +89,7 @@ def texts_of(table: pa.Table, packet: int = USUAL_PACKET) -> Iterator[str]:
     literals = [_literals(column.combine_chunks()) for column in table.columns]
     rows = pc.binary_join_element_wise(*literals, ",", null_handling="replace", null_replacement="NULL")
     for start in range(0, len(rows), _ROWS):
-        for text in _within(rows.slice(start, _ROWS).to_pylist(), min(_BYTES, packet - _ROOM)):
+        for text in _within(values_of(rows.slice(start, _ROWS)), min(_BYTES, packet - _ROOM)):
             if len(text) > packet - _ROOM:
                 raise InvalidRecordError(
                     f"MariaDB takes {packet} bytes in one statement, and a record needs {len(text) + _ROOM}: raise its "
@@ -111,9 +111,10 @@ def _literals(column: Any) -> Any:
     if pa.types.is_timestamp(column.type):
         column = pc.cast(column, pa.string())
     if pa.types.is_string(column.type):
-        return pa.array([None if text is None else _text(text) for text in column.to_pylist()], pa.string())
+        encoded = column.dictionary_encode()  # many columns repeat a few texts
+        return pa.array([_text(text) for text in values_of(encoded.dictionary)], pa.string()).take(encoded.indices)
     if pa.types.is_binary(column.type):
-        return pa.array([None if value is None else f"x'{value.hex()}'" for value in column.to_pylist()], pa.string())
+        return pa.array([None if value is None else f"x'{value.hex()}'" for value in values_of(column)], pa.string())
     if pa.types.is_boolean(column.type):
         return pc.if_else(column, "1", "0")
     if pa.types.is_integer(column.type):

@@ -25,6 +25,7 @@ from complex_system.storage.arrow import (
     raw_page,
     table_of,
     unpacked,
+    values_of,
     with_key,
     without_key,
 )
@@ -177,7 +178,7 @@ class MariaDataStore(DataStore):
                 change(connection, self._sql.insert_processed + part + self._sql.replace_processed)
             [(there, were_labelled)] = select(connection, _THERE, ())
             rejected = 0
-            for keys in values.keys_of(rows.column(ID).to_pylist()):
+            for keys in values.keys_of(values_of(rows.column(ID))):
                 rejected += change(connection, f"{self._sql.delete_rejected} ({keys})")
             target = rows.column(self.dataset.target)
             labelled = rows.num_rows - target.null_count - were_labelled
@@ -314,7 +315,7 @@ class MariaDataStore(DataStore):
         for part in values.texts_of(rows, self._packet):
             inserted += change(connection, self._sql.insert_raw + part + self._sql.keep_raw)
         if inserted:
-            self._mark_processed_before(connection, rows.column(ID).to_pylist())
+            self._mark_processed_before(connection, values_of(rows.column(ID)))
         return inserted
 
     def _merge(self, connection: Any, incoming: dict[int, Incoming], merge: Merge) -> tuple[int, int]:
