@@ -227,8 +227,8 @@ class Statements:
         order = f"processed.{ID}"
         if asked.arrived_after is not None:
             tables = f"{raws} FORCE INDEX ({ARRIVAL}) STRAIGHT_JOIN {processed} USING ({ID})"
-            # A float would be cut to microseconds, not rounded.
-            moment = round(Decimal(asked.arrived_after), 6)
+            # A float would be cut to microseconds, not rounded. MariaDB 11.8 finds nothing after second 0, and no release before it.
+            moment = max(round(Decimal(asked.arrived_after), 6), Decimal("0.000001"))
             conditions, parameters = [f"raw.{RECEIVED} > FROM_UNIXTIME(?)"], [moment]
             if asked.after is not None:
                 conditions = [f"raw.{RECEIVED} >= FROM_UNIXTIME(?)", f"(raw.{RECEIVED} > FROM_UNIXTIME(?) OR raw.{ID} > ?)"]
