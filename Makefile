@@ -111,7 +111,7 @@ test: install $(CLIENTS_STAMP)  ## Run all tests, in two processes: make test [W
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: install $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long --durations=40 --durations-min=20
 	$(MAKE) fresh-machine
 
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]

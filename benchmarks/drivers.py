@@ -238,6 +238,7 @@ class MongoDriver(Driver):
                 for start in range(0, len(copies), 5000):
                     collection.insert_many(copies[start : start + 5000], ordered=False)
             there = min(until, there + part)
+            print(f"{there:,} documents after {time.monotonic() - began:.0f} s", flush=True)
         return there
 
     @override

@@ -87,8 +87,9 @@ class FullRound:
         self._note("there is a champion", f"({message.model} {message.version})")
 
     async def _predicted(self, _: PredictionMade) -> None:
-        self._note("the champion has predicted")
-        self._served.set()
+        if "the comparison has finished" in self.steps:  # else it is the champion of an earlier round
+            self._note("the champion has predicted")
+            self._served.set()
 
     async def _beat(self, message: Heartbeat) -> None:
         if message.service == "ml_consumer" and message.state == "working":

@@ -14,8 +14,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import ExitStack
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from benchmarks.run import keep_tables, write_page
-from benchmarks.scale import Usage
+from benchmarks.scale import START, Usage
 from benchmarks.tables import Table
 from complex_system.background import run_concurrently
 from complex_system.domain.laboratory import Laboratory
@@ -40,14 +41,15 @@ from namespaces import Network, enter, missing
 T = TypeVar("T")
 
 DATA, HOSTS = "data", ("one", "two")
+SERVING = "ml_serving_mlflow"
 TRAINED_BY = ("ml_lightgbm_regression_mlflow", "ml_consumer")
 PREFIX = "complex-system-benchmark-"
-ROUNDS, RECORDS, REQUESTS = 2, 100_000, 20_000
+ROUNDS, RECORDS, REQUESTS = 2, 60_000, 20_000
 IN_FLIGHT = 8
 """Batches of the source, and, four times as many, requests of the client."""
 NOTE = (
     "Hosts are network namespaces of one machine of {cores} cores: broker, MariaDB, source and clients in one, replicas in two. "
-    "Processor time in µs, and bytes between the hosts, a record or request; medians of {rounds} rounds, one and two replicas in turn."
+    "Processor time in µs, and bytes between the hosts, a record or request; medians of {rounds} rounds."
 )
 
 
@@ -151,27 +153,30 @@ class Hosts:
         return self._runner.run(work)
 
     def start(self, service: str, host: str) -> None:
-        """Start a service on a host and wait until it is ready."""
+        """Start a service on a host."""
         name = f"{service}@{host}"
         argv = self.network.command(host, [sys.executable, "-m", f"complex_system_services.{service}.run"])
         child = Child(name, argv, self._folder / f"{name}.log", env={**self._environment, "FASTIOT_SERVICE_ID": name})
         child.start()
         self._stack.callback(child.stop)
         self.children[name] = child
-        self.run(self._until(lambda: self._ready.get(name) == child.pid, name))
+
+    def wait(self, seconds: float = 300.0) -> None:
+        """Wait until all services are ready; they start at the same time."""
+
+        async def ready() -> None:
+            async with asyncio.timeout(seconds):
+                for name, child in self.children.items():
+                    while self._ready.get(name) != child.pid:
+                        if not child.alive:
+                            raise SystemExit(f"{name} has ended:\n{child.tail()}")
+                        await asyncio.sleep(0.1)
+
+        self.run(ready())
 
     def stop(self, service: str, host: str) -> None:
         """Stop a service."""
         self.children.pop(f"{service}@{host}").stop()
-
-    def replicas(self, service: str, count: int) -> None:
-        """Have so many replicas of a service, one a host."""
-        for number, host in enumerate(HOSTS):
-            runs = f"{service}@{host}" in self.children
-            if number < count and not runs:
-                self.start(service, host)
-            elif number >= count and runs:
-                self.stop(service, host)
 
     def traffic(self) -> int:
         """Bytes that the host of broker and database has sent and received so far; loopback, so source and clients, is not in them."""
@@ -189,13 +194,6 @@ class Hosts:
         if beat.state in ("ready", "working"):
             self._ready[beat.replica] = beat.pid
 
-    async def _until(self, holds: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not holds():
-                if (child := self.children.get(what)) is not None and not child.alive:
-                    raise SystemExit(f"{what} has ended:\n{child.tail()}")
-                await asyncio.sleep(0.1)
-
 
 class _Flow:
     """Records that go through database service and data processing."""
@@ -205,7 +203,7 @@ class _Flow:
         self._made = 0
 
     async def __call__(self, count: int) -> None:
-        records = Laboratory(seed=self._made + 1).records(count)
+        records = Laboratory(self._made + 1, START + timedelta(milliseconds=self._made)).records(count)
         size = self._hosts.settings.batch_size
         batches = iter(lambda: list(islice(records, size)), [])
 
@@ -275,25 +273,25 @@ def measure(rounds: int, records: int, requests: int) -> list[Table]:
     pages = Measured("Replicas: predictions over NATS, 1,000 records a request", "requests/s")
     with Hosts() as hosts:
         put = _Flow(hosts)
-        for number in range(rounds + 1):  # the first one warms up
-            for replicas in (1, 2):
-                for service in ("database_maria", "data_processing"):
-                    hosts.replicas(service, replicas)
-                if number:
-                    flow.add(hosts, replicas, records, put(records))
-                else:
-                    hosts.run(put(records // 10))
-        for service in ("database_maria", "data_processing"):
-            hosts.replicas(service, 1)
+        for replicas, host in enumerate(HOSTS, 1):
+            for service in ("database_maria", "data_processing"):
+                hosts.start(service, host)
+            hosts.wait()
+            hosts.run(put(records // 10))  # warms up
+            for _ in range(rounds):
+                flow.add(hosts, replicas, records, put(records))
         for service in TRAINED_BY:
             hosts.start(service, DATA)
-        hosts.replicas("ml_serving_mlflow", 1)  # ready when there is a champion
+        hosts.start(SERVING, HOSTS[0])
+        hosts.wait()  # serving is ready when there is a champion
         for service in TRAINED_BY:
             hosts.stop(service, DATA)
-        for _ in range(rounds):
-            for replicas in (1, 2):
-                hosts.replicas("ml_serving_mlflow", replicas)
-                hosts.run(_predict(hosts, requests // 10, 1))
+        for replicas, host in enumerate(HOSTS, 1):
+            if replicas > 1:
+                hosts.start(SERVING, host)
+                hosts.wait()
+            hosts.run(_predict(hosts, requests // 10, 1))
+            for _ in range(rounds):
                 single.add(hosts, replicas, requests, _predict(hosts, requests, 1))
                 pages.add(hosts, replicas, requests // 50, _predict(hosts, requests // 50, 1000))
     note = NOTE.format(cores=os.cpu_count(), rounds=rounds)

@@ -129,6 +129,9 @@ other work too, read the ratios. No time is asserted; a program fails when what 
 records whose answer is known, with fixed seeds; a figure that misses its aim is marked, and its program fails.
 """
 
+_BUSY = 5.0
+"""Load of the last 15 minutes that a program with its servers does not make alone."""
+
 
 def _circumstances() -> dict[str, Any]:
     return {
@@ -143,9 +146,10 @@ def _measured(name: str, result: dict[str, Any]) -> str:
     packages = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
     load = ", ".join(str(value) for value in result["load"])
     short = "; a short run" if result["quick"] else ""
+    beside = ", beside other work" if result["load"][-1] > _BUSY else ""
     program = name.replace(".", "/") + ("" if name == "quality" else ".py")
     return (
-        f"*`benchmarks/{program}`, {result['date']}, {result['machine']}; load of the machine at the end {load}{short}.* "
+        f"*`benchmarks/{program}`, {result['date']}, {result['machine']}; load of the machine at the end {load}{beside}{short}.* "
         f"<details><summary>Versions</summary>{packages}</details>\n"
     )
 

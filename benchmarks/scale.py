@@ -237,7 +237,9 @@ class Scale:
             with suppress(ComplexSystemError):
                 counts = await self._plant.database.counts()
                 if (counts.raw, counts.processed, counts.rejected) == (self._there, self._there, 0):
-                    return
+                    waiting = await self._plant.database.unprocessed(DATASET.version, 1)
+                    if waiting.table.num_rows == 0:  # marks come after what is counted, and --grown copies them
+                        return
                 if counts.processed != last:
                     last, since = counts.processed, time.monotonic()
             if time.monotonic() - since > PATIENCE:

@@ -277,7 +277,7 @@ class Terminal:
             self._runs.pop().interrupt()
         run = Run(self._machine, command, Path(folder), environment, self._outputs / f"{next(self._count)}.run")
         self._runs.append(run)
-        run.wait_for_champion(400)
+        run.wait_for_champion(600)
         self._look_at(block, command, shown, run.said)
 
     def _look_at(self, block: Block, command: str, shown: str, said: str) -> None:

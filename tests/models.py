@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
@@ -31,61 +27,15 @@ from complex_system.serving.models.manager import ModelManager
 from complex_system.serving.models.source import ListedModel, LoadedModel, ModelReference, ModelSource
 from complex_system.serving.rest.app import make_app
 from complex_system.serving.rest.endpoint import Backend
+from complex_system.testing.models import linear_onnx, onnx_metadata
 from complex_system.tracking.model_files import FILES, digests_of
 from complex_system.tracking.signature import signed
 from complex_system.training.conformal import INTERVALS_FILE, intervals_of
-from complex_system.training.onnx import ONNX_INPUT, ONNX_OUTPUT
 
 
 def quick_files() -> dict[str, bytes]:
     """What a model carries: intervals of 99 records whose errors are 1, 2 ... 99, so those of 90 % reach 90 to both sides."""
     return {INTERVALS_FILE: intervals_of(np.arange(1.0, 100.0), None, "calibration records").encoded()}
-
-
-def linear_onnx(dataset: Dataset, bias: float = 0.0, weight: float = 1.0, width: int | None = None) -> bytes:
-    """An ONNX model that answers ``bias + weight * (sum of the features)``."""
-    features = width or len(dataset.feature_names)
-    constants = [
-        numpy_helper.from_array(np.full((features, 1), weight, dtype=np.float32), "weights"),
-        numpy_helper.from_array(np.array([bias], dtype=np.float32), "bias"),
-    ]
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", [ONNX_INPUT, "weights"], ["product"]),
-            helper.make_node("Add", ["product", "bias"], [ONNX_OUTPUT]),
-        ],
-        "linear",
-        [helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["n", features])],
-        [helper.make_tensor_value_info(ONNX_OUTPUT, TensorProto.FLOAT, ["n", 1])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    encoded: bytes = model.SerializeToString()
-    return encoded
-
-
-def onnx_metadata(
-    dataset: Dataset, onnx_model: bytes, model: str, trainer: str = "lightgbm", **changes: Any
-) -> dict[str, Any]:
-    """What a trainer writes beside an ONNX model; keyword arguments replace entries."""
-    return {
-        "model": model,
-        "framework": trainer.split("-", maxsplit=1)[0],
-        "trainer": trainer,
-        "pipeline_version": dataset.version,
-        "dataset": dataset.name,
-        "target": dataset.target,
-        "feature_names": list(dataset.feature_names),
-        "trained_at": datetime.now(UTC).isoformat(),
-        "round": "test",
-        "run_id": "",
-        "validation": {"rmse": 15.0, "mae": 12.5, "r2": 0.97},
-        "samples": {"train": 70, "validation": 15},
-        "sha256": hashlib.sha256(onnx_model).hexdigest(),
-        "declaration": dataset.as_content(),
-        **changes,
-    }
 
 
 def register_onnx(

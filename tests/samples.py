@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -13,29 +12,20 @@ from sklearn.preprocessing import StandardScaler
 
 from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import Dataset
-from complex_system.domain.laboratory import Laboratory
-from complex_system.domain.pages import Page, processed_schema, raw_schema
+from complex_system.domain.pages import Page, raw_schema
 from complex_system.domain.records import Record, raw_check
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.training.data import SampleCollector, Samples, TrainingData
+from complex_system.testing.data import lab_samples, lab_table
+from complex_system.training.data import SampleCollector
 from complex_system.training.linear import PENALTIES
 from complex_system.training.split import Part, groups_of, parts_of
+
+__all__ = ["collected", "lab_samples", "parts_of_records", "processed_page", "ridge"]
 
 
 def processed_page(seed: int, records: int) -> Page:
     """Labelled processed records of the laboratory, as the database keeps them."""
-    dataset = Dataset.load()
-    labelled = [r for r in Laboratory(seed=seed).records(records) if r[dataset.target] is not None]
-    table = Pipeline(dataset).process(labelled).to_arrow().cast(processed_schema(dataset))
-    return Page(table, notes={"version": dataset.version})
-
-
-@cache
-def lab_samples(seed: int, records: int) -> tuple[TrainingData, Samples]:
-    """Train and validation part of so many records, and the hold-out part."""
-    collector = SampleCollector(Dataset.load(), list(Part))
-    collector.add(processed_page(seed, records).table)
-    return collector.training_data(), collector.samples(Part.HOLDOUT)
+    return Page(lab_table(seed, records), notes={"version": Dataset.load().version})
 
 
 def parts_of_records(pipeline: Pipeline, records: Sequence[Record]) -> list[Part]:

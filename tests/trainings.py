@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -12,9 +10,10 @@ import pyarrow as pa
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
 from complex_system.domain.pages import raw_schema
+from complex_system.testing.trackers import result_of
 from complex_system.tracking.base import TrainingResult
 from complex_system.tracking.model_files import SAMPLE_FILE, encode_sample
-from complex_system.training.base import TrainedModel, Trainer, TrainingParameters, score
+from complex_system.training.base import TrainedModel, Trainer, TrainingParameters
 from complex_system.training.linear import LINEAR, LinearModel
 from complex_system.training.onnx import export_onnx
 from samples import lab_samples
@@ -74,19 +73,5 @@ def quick_sample() -> bytes:
 def quick_result(framework: str, trainer_name: str | None = None) -> TrainingResult:
     """The result of a training in a round of its own."""
     model, onnx = quick_model(framework)
-    data, _ = lab_samples(2, 1000)
-    now = datetime.now(UTC)
-    return TrainingResult(
-        trainer=trainer_name or framework,
-        framework="pytorch" if framework == PIECEWISE else framework,
-        round=uuid.uuid4().hex,
-        dataset=Dataset.load(),
-        data=data,
-        model=model,
-        onnx_model=onnx,
-        validation=score(data.validation.y, model.predict(data.validation.x)),
-        started_at=now,
-        trained_at=now,
-        timings={"training": 0.5},
-        files={SAMPLE_FILE: quick_sample()},
-    )
+    shown = "pytorch" if framework == PIECEWISE else framework
+    return result_of(model, onnx, shown, trainer_name or framework, {SAMPLE_FILE: quick_sample()})

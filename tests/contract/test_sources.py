@@ -1,116 +1,28 @@
-"""What every source of models promises to serving. A new one is one more subclass."""
+"""Our sources of models keep the contract of ``complex_system.testing.model_sources``."""
 
 from __future__ import annotations
 
 import uuid
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from complex_system.domain.dataset import Dataset
-from complex_system.errors import ModelRefusedError, UnknownModelError
 from complex_system.local.servers import Server
 from complex_system.serving.models.mlflow import MlflowChampionSource
-from complex_system.serving.models.source import ModelSource
 from complex_system.serving.models.wandb import WandbDirectorySource
+from complex_system.testing.model_sources import ModelPlace, ModelSourceContract
+from complex_system.testing.models import onnx_metadata
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
-from models import linear_onnx, onnx_metadata, register_onnx
+from models import register_onnx
 
 # MLflow's client and the libraries below it warn of their own deprecated parts.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
-class Place(ABC):
-    """Where models are published for a source."""
-
-    source: ModelSource
-
-    @abstractmethod
-    def publish(self, onnx_model: bytes, **changes: Any) -> dict[str, Any]:
-        """Publishes an ONNX model as the newest and returns its metadata; keyword arguments replace entries."""
-
-    @abstractmethod
-    def replace(self, content: bytes) -> None:
-        """Puts something else in place of the newest ONNX model."""
-
-    @abstractmethod
-    def publish_without_onnx(self) -> None:
-        """Makes something the newest that holds no ONNX model."""
-
-
-class SourceContract(ABC):
-    __test__ = False
-
-    @pytest.fixture
-    @abstractmethod
-    def place(self) -> Place:
-        """A place with nothing in it."""
-
-    @pytest.fixture
-    def onnx_model(self, dataset: Dataset) -> bytes:
-        return linear_onnx(dataset, 1.0)
-
-    def test_there_is_nothing_at_first(self, place: Place) -> None:
-        assert place.source.newest() is None
-        assert place.source.label
-
-    def test_what_was_published_last_is_the_newest_and_earlier_ones_can_still_be_loaded(
-        self, place: Place, dataset: Dataset, onnx_model: bytes
-    ) -> None:
-        metadata = place.publish(onnx_model)
-        first = place.source.newest()
-        assert first is not None
-        assert place.source.newest() == first
-        other = linear_onnx(dataset, 2.0)
-        other_metadata = place.publish(other)
-        second = place.source.newest()
-        assert second is not None
-        assert second != first
-        assert second.name == first.name
-        for reference, content, about in ((second, other, other_metadata), (first, onnx_model, metadata)):
-            loaded = place.source.load(reference)
-            assert loaded.onnx_model == content
-            assert loaded.metadata == about
-
-    def test_every_version_can_be_asked_for_by_name(self, place: Place, dataset: Dataset, onnx_model: bytes) -> None:
-        references = []
-        for bias in (1.0, 2.0, 3.0):
-            place.publish(linear_onnx(dataset, bias))
-            references.append(place.source.newest())
-        name = references[0].name
-        assert place.source.versions(name) == [each.version for each in references]
-        assert place.source.versions("nobody's") == []
-        for reference in references:
-            assert place.source.find(name, reference.version) == reference
-        assert place.source.find(name) == references[-1]
-        [listed] = place.source.listed()
-        assert listed.newest == references[-1]
-        for alias, version in listed.aliases.items():
-            assert place.source.find(name, alias).version == version
-        for unknown in (("nobody", None), (name, "99"), (name, "nobody"), (name, "0123456789abcdef")):
-            with pytest.raises(UnknownModelError):
-                place.source.find(*unknown)
-
-    def test_a_damaged_onnx_model_is_refused(self, place: Place, onnx_model: bytes) -> None:
-        place.publish(onnx_model)
-        reference = place.source.newest()
-        assert reference is not None
-        place.replace(onnx_model[:-1])
-        with pytest.raises(ModelRefusedError, match="damaged"):
-            place.source.load(reference)
-
-    def test_a_missing_onnx_model_is_refused(self, place: Place) -> None:
-        place.publish_without_onnx()
-        reference = place.source.newest()
-        assert reference is not None
-        with pytest.raises(ModelRefusedError):
-            place.source.load(reference)
-
-
-class MlflowPlace(Place):
+class MlflowPlace(ModelPlace):
     def __init__(self, uri: str, dataset: Dataset) -> None:
         from mlflow import MlflowClient
 
@@ -139,16 +51,14 @@ class MlflowPlace(Place):
         self._registry.set_champion(self._registry.find(name, version.version))
 
 
-class TestMlflowChampionSource(SourceContract):
-    __test__ = True
-
+class TestMlflowChampionSource(ModelSourceContract):
     @pytest.fixture
-    def place(self, mlflow_server: Server, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Place:
+    def place(self, mlflow_server: Server, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> ModelPlace:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)  # where MLflow resolves addresses of artifacts
         return MlflowPlace(mlflow_server.url, dataset)
 
 
-class WandbDirectoryPlace(Place):
+class WandbDirectoryPlace(ModelPlace):
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         self._dataset, self._folder, self._store = dataset, folder, ArtifactStore(folder)
         self.source = WandbDirectorySource(self._store)
@@ -167,9 +77,7 @@ class WandbDirectoryPlace(Place):
         self._store.write({"model.pt": b"a state dict"}, {})
 
 
-class TestWandbDirectorySource(SourceContract):
-    __test__ = True
-
+class TestWandbDirectorySource(ModelSourceContract):
     @pytest.fixture
-    def place(self, tmp_path: Path, dataset: Dataset) -> Place:
+    def place(self, tmp_path: Path, dataset: Dataset) -> ModelPlace:
         return WandbDirectoryPlace(tmp_path, dataset)

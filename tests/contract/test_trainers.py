@@ -1,9 +1,8 @@
-"""The contract of all trainers, whatever the framework. A new one is one more subclass."""
+"""Our trainers keep the contract of ``complex_system.testing.trainers``, and what each framework does beyond it."""
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -11,78 +10,27 @@ import numpy as np
 import pytest
 
 from complex_system.domain.dataset import Dataset, Loss
-from complex_system.domain.laboratory import BEST_POSSIBLE
 from complex_system.domain.pages import processed_schema
 from complex_system.errors import TrainingFailedError
 from complex_system.evaluation.baselines import cross_validated_baseline
 from complex_system.local.own_data import films
 from complex_system.pipeline.pipeline import Pipeline
-from complex_system.training.base import Progress, TrainedModel, Trainer, TrainingParameters, score
+from complex_system.testing.data import lab_samples
+from complex_system.testing.trainers import QUICK, Stop, TrainerContract, ignore
+from complex_system.training.base import TrainedModel, Trainer, TrainingParameters, score
 from complex_system.training.cross_validation import FewRecords, Keyed, TrainerFit, cross_validate
 from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.lightgbm_search import Found
 from complex_system.training.network import Epoch, train_epochs
-from complex_system.training.onnx import check_onnx, export_onnx, run_onnx
-from samples import lab_samples
+from complex_system.training.onnx import export_onnx, run_onnx
 from trainings import network_from_state
 
 # TensorFlow and its helpers warn while they are imported, of things that are not ours to change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-QUALITY = 14.7
-"""Largest RMSE on the hold-out part after a training on the default 10,000 records."""
-QUICK = TrainingParameters(seed=3, epochs=8, boosting_rounds=25)
 
-
-class Stop(Exception):
-    """Raised by a callback."""
-
-
-def _ignore(_: Progress) -> None:
-    pass
-
-
-class TrainerContract(ABC):
-    __test__ = False
-
-    @pytest.fixture(scope="class")
-    def kind(self) -> type[Trainer]:
-        kind = self.trainer_class()
-        kind().prepare()
-        return kind
-
-    @staticmethod
-    @abstractmethod
-    def trainer_class() -> type[Trainer]:
-        """Imports the framework."""
-
-    @pytest.fixture(scope="class")
-    def trained(self, kind: type[Trainer]) -> TrainedModel:
-        """A full training with the default parameters on the default number of records."""
-        return kind(TrainingParameters()).fit(lab_samples(1, 10_000)[0], _ignore)
-
-    @pytest.fixture(scope="class")
-    def small(self) -> tuple[TrainingData, Samples]:
-        return lab_samples(2, 1000)
-
-    def test_a_full_training_comes_close_to_the_best_possible(self, trained: TrainedModel) -> None:
-        _, holdout = lab_samples(1, 10_000)
-        scores = score(holdout.y, trained.predict(holdout.x))
-        assert scores.rmse <= QUALITY
-        # A hold-out part of 740 samples scatters; an error far below the limit would mean that the truth leaked in.
-        assert scores.rmse >= BEST_POSSIBLE.rmse - 1.5
-        assert scores.r2 > 0.97
-
-    def test_the_model_is_the_best_steps(self, trained: TrainedModel) -> None:
-        data, _ = lab_samples(1, 10_000)
-        best = min(trained.history, key=lambda progress: progress.validation_rmse)
-        assert trained.best_step == best.step
-        assert [progress.step for progress in trained.history] == list(range(1, len(trained.history) + 1))
-        # Of the fit that stopped early: where the model was then trained on the validation part, too, the error there is smaller.
-        measured = score(data.validation.y, trained.predicted_validation(data)).rmse
-        assert measured == pytest.approx(best.validation_rmse, rel=1e-4)
-        again = score(data.validation.y, trained.predict(data.validation.x)).rmse
-        assert again == measured if trained.validation_predictions is None else again < measured
+class ShippedTrainerCases(TrainerContract):
+    """The suite, and what is asked of the trainers that ship."""
 
     def test_the_51_films_are_cross_validated_without_a_warning(self, kind: type[Trainer]) -> None:
         dataset = Dataset.shipped("films", target="Ausformung")
@@ -99,178 +47,8 @@ class TrainerContract(ABC):
         assert found.records == 51
         assert 0 < found.rmse < 2 * cross_validated_baseline("mean", records).rmse
 
-    def test_a_training_stops_early(self, trained: TrainedModel) -> None:
-        last = trained.history[-1]
-        assert trained.best_step <= last.step < last.steps
 
-    def test_the_onnx_model_predicts_as_the_native_one(self, trained: TrainedModel) -> None:
-        _, holdout = lab_samples(1, 10_000)
-        onnx = export_onnx(trained, holdout.x)
-        assert len(onnx) < 1_000_000
-        # Values that no lab record has: beyond the declared ranges and all zero.
-        check_onnx(trained, onnx, np.concatenate([holdout.x * 3 - 1, np.zeros((2, holdout.x.shape[1]), np.float32)]))
-
-    def test_a_saved_model_that_is_read_back_is_the_same(
-        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
-    ) -> None:
-        data, holdout = small
-        trainer = kind(QUICK)
-        model = trainer.fit(data, _ignore)
-        about = (model.feature_names, model.parameters, model.history, model.best_step)
-        again = trainer.restored(model.saved(), *about)
-        assert type(again) is type(model)
-        assert (again.feature_names, again.parameters, again.history, again.best_step) == about
-        np.testing.assert_array_equal(again.predict(holdout.x), model.predict(holdout.x))
-        check_onnx(model, again.to_onnx(), holdout.x)
-        with pytest.raises(ValueError, match=r"."):
-            trainer.restored(b"no model", *about)
-
-    def test_the_onnx_model_of_another_model_is_refused(
-        self, trained: TrainedModel, kind: type[Trainer], small: tuple[TrainingData, Samples]
-    ) -> None:
-        other = kind(QUICK).fit(small[0], _ignore)
-        with pytest.raises(TrainingFailedError, match="differs from the native model"):
-            check_onnx(trained, other.to_onnx(), small[1].x)
-        with pytest.raises(TrainingFailedError, match="cannot be run"):
-            check_onnx(trained, b"no model", small[1].x)
-
-    def test_the_same_seed_gives_the_same_model(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
-        data, holdout = small
-        first, again = (kind(QUICK).fit(data, _ignore).predict(holdout.x) for _ in range(2))
-        other = kind(replace(QUICK, seed=4)).fit(data, _ignore).predict(holdout.x)
-        np.testing.assert_array_equal(first, again)
-        assert not np.array_equal(first, other)
-
-    def test_progress_is_reported_in_the_targets_unit(
-        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
-    ) -> None:
-        reported: list[Progress] = []
-        model = kind(QUICK).fit(small[0], reported.append)
-        assert reported == model.history
-        spread = float(small[0].train.y.std())
-        assert all(0 < p.validation_rmse < 2 * spread and 0 < p.train_rmse < 2 * spread for p in reported)
-        assert {type(p.validation_rmse) for p in reported} | {type(p.train_rmse) for p in reported} == {float}
-
-    def test_an_exception_in_the_callback_ends_the_training(
-        self, kind: type[Trainer], small: tuple[TrainingData, Samples]
-    ) -> None:
-        seen = 0
-
-        def stop(_: Progress) -> None:
-            nonlocal seen
-            seen += 1
-            if seen == 3:
-                raise Stop
-
-        with pytest.raises(Stop):
-            kind(QUICK).fit(small[0], stop)
-        assert seen == 3
-
-    def test_a_handful_of_samples_is_enough_to_train(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
-        data, holdout = small
-        few = replace(data, train=_head(data.train, 35), validation=_head(data.validation, 10))
-        model = kind(QUICK).fit(few, _ignore)
-        assert np.isfinite(model.predict(holdout.x)).all()
-        export_onnx(model, holdout.x)
-
-    def test_a_constant_target_is_learnt(self, kind: type[Trainer], small: tuple[TrainingData, Samples]) -> None:
-        data, holdout = small
-        same = replace(data, train=_constant(data.train), validation=_constant(data.validation))
-        model = kind(replace(QUICK, epochs=40, boosting_rounds=40)).fit(same, _ignore)
-        np.testing.assert_allclose(model.predict(holdout.x), 7.0, atol=0.5)
-
-    @pytest.mark.parametrize("loss", ["absolute", "huber"])
-    def test_a_declared_robust_loss_is_not_drawn_by_wrong_labels(self, kind: type[Trainer], loss: Loss) -> None:
-        draw = np.random.default_rng(6)
-        x = draw.uniform(0, 1, (1200, 3)).astype(np.float32)
-        truth = (100 + 40 * x[:, 0] + 20 * (x[:, 1] > 0.5)).astype(np.float32)
-        y = truth + draw.normal(0, 2, len(x)).astype(np.float32)
-        wrong = draw.random(len(x)) < 0.04
-        y[wrong] *= 10
-        parts = [Samples(x[part], y[part]) for part in (slice(0, 800), slice(800, 1000))]
-        data = TrainingData(("a", "b", "c"), "y", *parts)
-        trainer = kind(TrainingParameters(epochs=60, boosting_rounds=200))
-        squared, robust = (trainer.fit(each, _ignore) for each in (data, replace(data, loss=loss)))
-        errors = [score(truth[1000:], model.predict(x[1000:])) for model in (squared, robust)]
-        assert errors[1].rmse < 0.5 * errors[0].rmse
-        assert errors[1].rmse < 8
-        check_onnx(robust, export_onnx(robust, x), x)
-
-    def test_the_run_says_on_which_device_a_network_was_trained(self, kind: type[Trainer], trained: TrainedModel) -> None:
-        assert ("device" in trained.parameters) == kind.on_gpus  # trees stay on the CPU
-        assert trained.parameters.get("device", "cpu") == "cpu" or str(trained.parameters["device"]).startswith("gpu (")
-
-    def test_another_width_and_unit_need_no_change(self, kind: type[Trainer]) -> None:
-        draw = np.random.default_rng(5)
-        x = draw.normal(1000.0, 200.0, (1200, 3)).astype(np.float32)
-        y = (1e6 + 50.0 * (x[:, 0] - x[:, 1])).astype(np.float32)
-        data = TrainingData(("a [mm]", "b", "c"), "force", Samples(x[:900], y[:900]), Samples(x[900:], y[900:]))
-        model = kind(TrainingParameters(epochs=60, boosting_rounds=300)).fit(data, _ignore)
-        assert score(data.validation.y, model.predict(data.validation.x)).r2 > 0.9
-        export_onnx(model, data.validation.x)
-
-    def test_one_record_at_13_deviations_neither_spoils_the_training_nor_gets_a_prediction_far_outside(
-        self, kind: type[Trainer]
-    ) -> None:
-        # Found with a table of 176 batches of a chemical process: the error was 3.4 times that of a default model.
-        draw = np.random.default_rng(8)
-        x = draw.normal(0, 1, (400, 4)).astype(np.float32)
-        y = (10 * x[:, 0] + 4 * np.abs(x[:, 1]) + draw.normal(0, 1, 400)).astype(np.float32)
-        x[[3, 390], 2] = 13
-        data = TrainingData(("a", "b", "c", "d"), "y", Samples(x[:200], y[:200]), Samples(x[200:300], y[200:300]))
-        model = kind(TrainingParameters(boosting_rounds=300, epochs=80)).fit(data, _ignore)
-        predicted = model.predict(x[300:])
-        assert score(y[300:], predicted).r2 > 0.9
-        assert abs(predicted[90] - y[390]) < y.std()
-        far = x[300:].copy()
-        far[:, 2] = 1e6
-        assert np.abs(model.predict(far)).max() < 2 * np.abs(y).max()
-        check_onnx(model, export_onnx(model, far, y[300:]), far, y[300:])
-
-    @pytest.mark.parametrize(("unit", "zero"), [(1e-4, 0.0), (1e4, 0.0), (0.1, 101_325.0), (0.0, 0.0)])
-    def test_the_unit_of_the_target_does_not_matter_to_the_check(
-        self, kind: type[Trainer], small: tuple[TrainingData, Samples], unit: float, zero: float
-    ) -> None:
-        data, holdout = small
-        parts = [
-            Samples(part.x, (unit * part.y + zero).astype(np.float32)) for part in (data.train, data.validation, holdout)
-        ]
-        model = kind(QUICK).fit(replace(data, train=parts[0], validation=parts[1]), _ignore)
-        onnx = export_onnx(model, parts[2].x, parts[2].y)
-        if unit:
-            wrong = Shifted(model, 0.01 * float(parts[2].y.std(dtype=np.float64)))
-            with pytest.raises(TrainingFailedError, match="differs from the native model"):
-                check_onnx(wrong, onnx, parts[2].x, parts[2].y)
-
-
-class Shifted(TrainedModel):
-    """Predicts by so much more than another model."""
-
-    def __init__(self, model: TrainedModel, by: float) -> None:
-        super().__init__(model.feature_names, model.parameters, model.history, model.best_step, model.native)
-        self._model, self._by = model, by
-
-    def predict(self, x: Matrix) -> Matrix:
-        return (self._model.predict(x).astype(np.float64) + self._by).astype(np.float32)
-
-    def saved(self) -> bytes:
-        return self._model.saved()
-
-    def to_onnx(self) -> bytes:
-        return self._model.to_onnx()
-
-
-def _head(samples: Samples, count: int) -> Samples:
-    return Samples(samples.x[:count], samples.y[:count])
-
-
-def _constant(samples: Samples) -> Samples:
-    return Samples(samples.x, np.full_like(samples.y, 7.0))
-
-
-class TestLightGBM(TrainerContract):
-    __test__ = True
-
+class TestLightGBM(ShippedTrainerCases):
     @staticmethod
     def trainer_class() -> type[Trainer]:
         from complex_system.training.lightgbm import LightGBMTrainer
@@ -288,7 +66,7 @@ class TestLightGBM(TrainerContract):
         x = draw.uniform(0, 1, (400, 2)).astype(np.float32)
         y = (50 * x[:, 0] + draw.standard_t(2, 400) * 5).astype(np.float32)
         data = TrainingData(("a", "b"), "y", Samples(x[:250], y[:250]), Samples(x[250:], y[250:]), loss=loss)
-        model = kind(TrainingParameters(boosting_rounds=150)).fit(data, _ignore)
+        model = kind(TrainingParameters(boosting_rounds=150)).fit(data, ignore)
         steps = [progress.step for progress in model.history]
         away = [np.abs(model.native.predict(x[250:], num_iteration=step) - y[250:]) for step in steps]
         alpha = float(model.parameters.get("alpha", 0))
@@ -308,7 +86,7 @@ class TestLightGBM(TrainerContract):
         import lightgbm as lgb
 
         data, holdout = small
-        model = kind(replace(QUICK, boosting_rounds=900)).fit(data, _ignore)
+        model = kind(replace(QUICK, boosting_rounds=900)).fit(data, ignore)
         both = [np.concatenate([getattr(part, axis) for part in (data.train, data.validation)]) for axis in "xy"]
         settings = {name: value for name, value in model.parameters.items() if "rounds" not in name}
         rounds = round(model.best_step * len(both[1]) / len(data.train))
@@ -324,7 +102,7 @@ class TestLightGBM(TrainerContract):
         data, holdout = small
         trainer: Any = kind(QUICK)
         trainer.found = Found({"boosting": boosting, "extra_trees": True, "feature_fraction_bynode": 0.5, "num_leaves": 40})
-        model = trainer.fit(replace(data, loss=loss), _ignore)
+        model = trainer.fit(replace(data, loss=loss), ignore)
         onnx = export_onnx(model, holdout.x, holdout.y)
         np.testing.assert_allclose(run_onnx(onnx, [holdout.x])[0][:, 0], model.predict(holdout.x), rtol=1e-5, atol=1e-3)
         assert ("average_output" in model.native.model_to_string()) is (boosting == "rf")
@@ -338,13 +116,13 @@ class TestLightGBM(TrainerContract):
         records = Keyed(tuple(map(str, range(300))), Samples(x, y))
         data = TrainingData(("a", "b", "c", "d"), "y", Samples(x[:200], y[:200]), Samples(x[200:250], y[200:250]))
         trainer = kind(replace(QUICK, boosting_rounds=150, lightgbm_trials=8, lightgbm_seconds=60))
-        models = [trainer.tuned(data, records if few else None).fit(data, _ignore) for _ in range(2)]
+        models = [trainer.tuned(data, records if few else None).fit(data, ignore) for _ in range(2)]
         assert models[0].saved() == models[1].saved()
         assert models[0].parameters["search_trials"] == 8
         assert models[0].native.num_trees() == models[0].parameters["refit_rounds"]
         assert models[0].parameters["search_complete"] is True
         assert float(models[0].parameters["search_loss_ratio"]) < 1
-        errors = [score(y[250:], model.predict(x[250:])).rmse for model in (models[0], trainer.fit(data, _ignore))]
+        errors = [score(y[250:], model.predict(x[250:])).rmse for model in (models[0], trainer.fit(data, ignore))]
         assert errors[0] < errors[1]
 
     def test_a_search_ends_with_its_service_and_is_not_made_where_it_would_try_nothing(
@@ -358,7 +136,7 @@ class TestLightGBM(TrainerContract):
         assert not kind(replace(QUICK, lightgbm_trials=0)).searches
         for limit, size in (("SEARCH_BELOW", 100), ("SEARCH_FROM", 10_000)):
             monkeypatch.setattr(f"complex_system.training.lightgbm.{limit}", size)
-            assert kind(QUICK).tuned(small[0], None, stop).fit(small[0], _ignore).parameters["num_leaves"] == 10
+            assert kind(QUICK).tuned(small[0], None, stop).fit(small[0], ignore).parameters["num_leaves"] == 10
             monkeypatch.undo()
 
     def test_a_feature_just_above_a_threshold_goes_the_same_way_in_the_onnx_model(self) -> None:
@@ -369,7 +147,7 @@ class TestLightGBM(TrainerContract):
         x = draw.random((600, 3)).astype(np.float32)
         y = (100 * x[:, 0] * (x[:, 1] > 0.5) + 10 * x[:, 2]).astype(np.float32)
         samples = Samples(x, y)
-        model = LightGBMTrainer(QUICK).fit(TrainingData(("a", "b", "c"), "y", samples, samples), _ignore)
+        model = LightGBMTrainer(QUICK).fit(TrainingData(("a", "b", "c"), "y", samples, samples), ignore)
         text = model.native.model_to_string()
         thresholds = [
             float(each) for line in text.splitlines() if line.startswith("threshold=") for each in line[10:].split()
@@ -383,14 +161,12 @@ class TestLightGBM(TrainerContract):
 
 def test_networks_stop_by_what_they_make_small() -> None:
     epochs = iter([Epoch(1, 5, 3), Epoch(1, 9, 2), Epoch(1, 4, 2.5)])
-    course = train_epochs(TrainingParameters(epochs=3), lambda: next(epochs), lambda: "weights", _ignore)
+    course = train_epochs(TrainingParameters(epochs=3), lambda: next(epochs), lambda: "weights", ignore)
     assert course.best_step == 2
     assert [progress.validation_rmse for progress in course.history] == [5, 9, 4]
 
 
-class TestPyTorch(TrainerContract):
-    __test__ = True
-
+class TestPyTorch(ShippedTrainerCases):
     @staticmethod
     def trainer_class() -> type[Trainer]:
         from complex_system.training.pytorch import PyTorchTrainer
@@ -411,12 +187,10 @@ class TestPyTorch(TrainerContract):
         data = small[0]
         broken: Matrix = np.full_like(data.train.y, np.nan)
         with pytest.raises(TrainingFailedError, match="never finite"):
-            kind(QUICK).fit(replace(data, train=Samples(data.train.x, broken)), _ignore)
+            kind(QUICK).fit(replace(data, train=Samples(data.train.x, broken)), ignore)
 
 
-class TestPiecewise(TrainerContract):
-    __test__ = True
-
+class TestPiecewise(ShippedTrainerCases):
     @staticmethod
     def trainer_class() -> type[Trainer]:
         from complex_system.training.pytorch import PiecewiseTrainer
@@ -451,7 +225,7 @@ class TestPiecewise(TrainerContract):
     def test_features_of_two_values_have_no_bins(self, kind: type[Trainer]) -> None:
         x = (np.random.default_rng(2).random((60, 3)) < 0.3).astype(np.float32)
         data = TrainingData(("a", "b", "c"), "y", Samples(x[:40], x[:40, 0]), Samples(x[40:], x[40:, 0]))
-        model = kind(QUICK).fit(data, _ignore)
+        model = kind(QUICK).fit(data, ignore)
         assert model.parameters["bins"] == 0
         export_onnx(model, x)
         about = (model.feature_names, model.parameters, model.history, model.best_step)
@@ -462,7 +236,7 @@ class TestPiecewise(TrainerContract):
         x = draw.uniform(0, 1, (900, 3)).astype(np.float32)
         y = (10 * np.abs(np.mod(4 * x[:, 0], 2) - 1) + x[:, 1]).astype(np.float32)
         data = TrainingData(("a", "b", "c"), "y", Samples(x[:600], y[:600]), Samples(x[600:750], y[600:750]))
-        model = kind(TrainingParameters(epochs=40)).fit(data, _ignore)
+        model = kind(TrainingParameters(epochs=40)).fit(data, ignore)
         assert score(y[750:], model.predict(x[750:])).r2 > 0.99
 
 
@@ -472,9 +246,7 @@ def torch_tensor(rows: Any) -> Any:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-class TestTensorFlow(TrainerContract):
-    __test__ = True
-
+class TestTensorFlow(ShippedTrainerCases):
     @staticmethod
     def trainer_class() -> type[Trainer]:
         from complex_system.training.tensorflow import TensorFlowTrainer

@@ -74,7 +74,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_work(page: str, running: Callable[[str], tuple[Machine, Path]], tmp_path: Path) -> None:
     own = None

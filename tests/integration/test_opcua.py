@@ -23,7 +23,8 @@ from complex_system.sources.opcua import connection, source
 from complex_system.sources.opcua.browsing import browse, declaration_text
 from complex_system.sources.opcua.connection import OpcUaConnection
 from complex_system.sources.opcua.declaration import OpcUaDeclaration
-from complex_system.sources.opcua.source import OpcUaSource, Reading
+from complex_system.sources.opcua.source import OpcUaSource
+from complex_system.sources.things import ThingReading
 from complex_system_services.dummy_data_generation.dummy_data_generation_service import DummyDataGenerationService
 from plc import URI, Plc, plc, write_opcua_certificates
 from support import TesterService, eventually, running
@@ -39,9 +40,9 @@ def declaration(url: str, nodes: Mapping[str, str] | None = None, **more: Any) -
 
 
 @asynccontextmanager
-async def reading(declared: OpcUaDeclaration, *user: str) -> AsyncIterator[tuple[OpcUaSource, list[Reading]]]:
+async def reading(declared: OpcUaDeclaration, *user: str) -> AsyncIterator[tuple[OpcUaSource, list[ThingReading]]]:
     """A source at work, and what it has read."""
-    found: list[Reading] = []
+    found: list[ThingReading] = []
     read = OpcUaSource(declared, found.append, *user)
     task = asyncio.create_task(read.run())
     try:
@@ -51,12 +52,12 @@ async def reading(declared: OpcUaDeclaration, *user: str) -> AsyncIterator[tuple
         await asyncio.gather(task, return_exceptions=True)
 
 
-def values(found: list[Reading], name: str) -> list[Any]:
-    return [each.value for each in found if each.sensor.name == name]
+def values(found: list[ThingReading], name: str) -> list[Any]:
+    return [each.value for each in found if each.name == name]
 
 
-async def first_values(found: list[Reading], count: int = len(PRESS)) -> None:
-    await eventually(lambda: len({each.sensor.name for each in found}) == count)
+async def first_values(found: list[ThingReading], count: int = len(PRESS)) -> None:
+    await eventually(lambda: len({each.name for each in found}) == count)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,7 @@ async def test_readings_have_the_sources_time_and_what_goes_bad_is_silent(press:
         await first_values(found)
         await press.set("temperature", 181.5, at=at)
         await eventually(lambda: 181.5 in values(found, "temperature"))
-        assert found[-1] == Reading(found[-1].sensor, 181.5, at)
-        assert (found[-1].sensor.label, found[-1].sensor.unit) == ("press-4.temperature", "degC")
+        assert found[-1] == ThingReading("press-4", "temperature", 181.5, at, "degC")
 
         await press.set("temperature", 999.0, ua.StatusCodes.BadSensorFailure)
         await eventually(lambda: read.state.bad)
@@ -199,7 +199,7 @@ async def test_a_server_is_browsed_into_a_declaration_that_reads_it(press: Plc) 
     only = declared.copy(update={"nodes": tuple(node for node in declared.nodes if node.name in PRESS)})
     async with reading(only) as (_, read):
         await first_values(read)
-        assert {each.sensor.label: each.value for each in read} == {
+        assert {f"{each.machine}.{each.name}": each.value for each in read} == {
             f"press-4.{name}": value for name, value in PRESS.items()
         }
 

@@ -92,6 +92,8 @@ def proofs() -> list[Proof]:
               module=("compose.proof", "mongo")),
         Proof("compose-maria", "the deployment maria in containers, with a crash of each", ("nats", "mariadb", "mlflow"),
               module=("compose.proof", "maria")),
+        Proof("compose-cluster", "a trainer on a Ray cluster in containers, one of whose workers is killed",
+              ("nats", "mongo", "mlflow"), module=("compose.cluster",)),
         Proof("compose-things", "single readings and Prometheus in containers", ("nats", "mariadb", "mlflow", "prometheus"),
               module=("compose.things", "maria")),
     ]  # fmt: skip

@@ -26,11 +26,12 @@ DOCUMENTS = "KIOptiPackMonitoring"
 class DataStore(ABC):
     """Raw, processed and rejected records of one data set in one database.
 
-    Records come in checked (``domain.records``): every declared field present, numbers finite floats, keys set. The store keeps an
-    envelope beside each raw record (``storage.envelope``). Every method that talks to the database raises ``StoreUnavailableError``
-    whatever the database fails for, unless it says that a record itself is wrong (``InvalidRecordError``, which does not name it).
-    How much of a write was done by then is not known (MariaDB: all or nothing); writes are idempotent by key, so the caller repeats
-    them.
+    Records come in checked (``domain.records``): every declared field present, numbers finite floats, keys set. They come back with
+    value and type, numbers to the last bit, except that a negative zero is a zero. Keys are compared and ordered by their UTF-8 bytes.
+    The store keeps an envelope beside each raw record (``storage.envelope``). Every method that talks to the database raises
+    ``StoreUnavailableError`` whatever the database fails for, unless it says that a record itself is wrong (``InvalidRecordError``,
+    which does not name it). How much of a write was done by then is not known (MariaDB: all or nothing); writes are idempotent by
+    key, so the caller repeats them.
     """
 
     label: ClassVar[str]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 from typing_extensions import override
 
+from complex_system.domain.columns import ARRIVED, raw_name
 from complex_system.domain.dataset import ID, Dataset
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.domain.pages import Page
@@ -213,25 +213,17 @@ class MemoryDataStore(DataStore):
             place = (0.0 if arrived_after is None or row is None else row.arrived, key)
             if place > begin:
                 found.append((place, values, row))
-        chosen = with_key(columns)
-        rows: list[list[Any]] = []
+        schema = chosen_schema(self.dataset, with_key(columns), raw)
+        rows: list[Record] = []
         for _, values, row in sorted(found, key=lambda each: each[0])[:limit]:
-            beside = row.stored.record if row else {}
-            others = [] if raw is None else [*(beside.get(name) for name in raw), row.arrived if row else None]
-            rows.append([*(values.get(name) for name in chosen), *others])
-        schema = chosen_schema(self.dataset, chosen, raw)
-        return without_key(page_of(list(zip(*rows, strict=True)) if rows else [()] * len(schema), schema, limit), columns)
+            beside = {raw_name(name): row.stored.record.get(name) for name in raw or ()} if row else {}
+            rows.append({**values, **beside, ARRIVED: row.arrived if row else None})
+        return without_key(page_of(pa.Table.from_pylist(rows, schema=schema), limit), columns)
 
     @override
     async def processed_key(self, after: str | None, places: int) -> str | None:
         keys = sorted(key for key in self.database.processed if key > (after or ""))
         return after if places < 1 else keys[places - 1] if places <= len(keys) else None
-
-    @override
-    async def processed_page(self, page: int, page_size: int) -> list[Record]:
-        processed, names = self.database.processed, self.dataset.processed_names[1:]
-        keys = sorted(processed)[page * page_size : (page + 1) * page_size]
-        return [{name: processed[key][1].get(name) for name in names} for key in keys]
 
     @override
     async def targets(self, keys: list[str]) -> dict[str, float]:

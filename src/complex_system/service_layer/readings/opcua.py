@@ -15,7 +15,8 @@ from complex_system.protocol.operations import State
 from complex_system.sources.opcua.declaration import OpcUaDeclaration
 
 if TYPE_CHECKING:
-    from complex_system.sources.opcua.source import OpcUaSource, Reading
+    from complex_system.sources.opcua.source import OpcUaSource
+    from complex_system.sources.things import ThingReading
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,8 @@ class OpcUaReadings:
         declaration = await asyncio.to_thread(OpcUaDeclaration.load, self._file)
         publisher = ThingPublisher(self._service.broker, declaration.buffer)
 
-        def take(reading: Reading) -> None:
-            sensor = reading.sensor
-            publisher.put(sensor.machine, sensor.name, reading.value, reading.at, sensor.unit)
+        def take(reading: ThingReading) -> None:
+            publisher.put(reading.machine, reading.name, reading.value, reading.at, reading.unit)
 
         source = OpcUaSource(declaration, take, settings.opcua_user, settings.opcua_password)
         reading = asyncio.create_task(run_concurrently(source.run(), publisher.run()))

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import NamedTuple
+
+from typing_extensions import override
 
 from complex_system.background import run_concurrently
 from complex_system.errors import SourceUnavailableError
-from complex_system.sources.opcua.connection import Change, OpcUaConnection, Value
+from complex_system.sources.opcua.connection import Change, OpcUaConnection
 from complex_system.sources.opcua.declaration import KEPT_SECONDS, OpcUaDeclaration, Sensor
+from complex_system.sources.things import Take, ThingReading, ThingSource
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +25,6 @@ _LOOK = 0.5  # seconds between two looks at the connection
 _RETRY = 10.0  # seconds between two attempts for nodes that the server does not have
 _MAX_PAUSE = 10.0
 _NAMED = 3
-
-
-class Reading(NamedTuple):
-    """One value of a sensor; ``at`` is the source's time."""
-
-    sensor: Sensor
-    value: Value
-    at: datetime
 
 
 @dataclass
@@ -85,16 +77,14 @@ class _StartAgainError(Exception):
     """The connection must be made from the start."""
 
 
-class OpcUaSource:
+class OpcUaSource(ThingSource):
     """Reads the declared nodes of a server until it is cancelled.
 
     Attributes:
         state: What is known of connection and nodes.
     """
 
-    def __init__(
-        self, declaration: OpcUaDeclaration, take: Callable[[Reading], None], user: str = "", password: str = ""
-    ) -> None:
+    def __init__(self, declaration: OpcUaDeclaration, take: Take, user: str = "", password: str = "") -> None:
         """Prepare the source.
 
         Args:
@@ -109,12 +99,13 @@ class OpcUaSource:
         self._user, self._password = user, password
         self._sensors: dict[int, Sensor] = {}  # by handle
 
-    async def run(self) -> None:
-        """Connect and read, again and again.
+    @property
+    @override
+    def faults(self) -> tuple[str, ...]:
+        return self.state.faults
 
-        Raises:
-            DeclarationError: A certificate or key cannot be read.
-        """
+    @override
+    async def run(self) -> None:
         pause = 1.0
         while True:
             try:
@@ -204,7 +195,7 @@ class OpcUaSource:
                 self._count(sensor, change)
                 if change.value is not None:
                     self.state.readings += 1
-                    self._take(Reading(sensor, change.value, change.at))
+                    self._take(ThingReading(sensor.machine, sensor.name, change.value, change.at, sensor.unit))
 
     def _count(self, sensor: Sensor, change: Change) -> None:
         state, label = self.state, sensor.label
