@@ -123,14 +123,13 @@ def read_deployment(name: str) -> Deployment:
             DeployedService(service, f"{source.package}.{service}.run", ports, options.environment if options else {})
         )
     own = Path(context.project_root_dir) / "src"
-    if own.is_dir():  # services of the project's own need not be installed
+    if own.is_dir():
         sys.path.append(str(own))  # where `--reload` looks for what has changed
-        path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(own))))
-        environment = {"PYTHONPATH": path, **environment}
     return Deployment(
         name=name,
         config_dir=(Path(context.deployment_dir(name)) / config.config_dir).resolve(),
         infrastructure=infrastructure_of(config),
         services=tuple(services),
         environment=environment,
+        packages=own if own.is_dir() else None,
     )

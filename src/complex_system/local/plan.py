@@ -68,6 +68,7 @@ class Deployment:
 
     Attributes:
         infrastructure: For each server by name, whether it runs elsewhere.
+        packages: Folder of the project's own packages, which need not be installed.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Deployment:
     infrastructure: Mapping[str, bool]
     services: tuple[DeployedService, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    packages: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,8 @@ def make_plan(
         **deployment.environment,
         **(options or {}),
     }
+    if deployment.packages:
+        shared["PYTHONPATH"] = os.pathsep.join(filter(None, (given.get("PYTHONPATH"), str(deployment.packages))))
     for server in servers:
         shared |= server.environment()
     if locked:
