@@ -201,6 +201,7 @@ class MemoryDataStore(DataStore):
         limit: int,
         raw: Sequence[str] | None = None,
         arrived_after: float | None = None,
+        until: str | None = None,
     ) -> Page:
         database, found = self.database, []
         begin = (0.0, after or "") if arrived_after is None else (arrived_after, after or chr(0x10FFFF))
@@ -208,7 +209,7 @@ class MemoryDataStore(DataStore):
             row = database.raw.get(key)
             if (labelled and values.get(self.dataset.target) is None) or version not in (None, made_by):
                 continue
-            if arrived_after is not None and row is None:
+            if (arrived_after is not None and row is None) or (until is not None and key > until):
                 continue
             place = (0.0 if arrived_after is None or row is None else row.arrived, key)
             if place > begin:

@@ -251,6 +251,7 @@ class DatabaseService(DocumentSubjects):
             limit=requests.page_limit(asked.limit),
             raw=raw,
             arrived_after=requests.arrival(asked),
+            until=asked.until,
         )
         page = await self._stored(found)
         beside = [] if raw is None else beside_schema(self.dataset, raw).names
