@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from typing_extensions import override
 
-from complex_system.domain.columns import ARRIVED, raw_name
-from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.columns import ARRIVED, ID, raw_name
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
