@@ -326,11 +326,13 @@ class MongoCases(ServerStoreCases):
         keys = [f"k{i:03}" for i in range(100)]
         draw = random.Random(4)
 
-        async def walk(limit: int, version: str = "v1") -> list[str]:
+        async def walk(limit: int, version: str = "v1", until: str | None = None) -> list[str]:
             found: list[str] = []
             after: str | None = None
             while True:
-                page = await store.processed_columns([ID], labelled=True, version=version, after=after, limit=limit)
+                page = await store.processed_columns(
+                    [ID], labelled=True, version=version, after=after, limit=limit, until=until
+                )
                 found += keys_of(page)
                 if page.next is None:
                     return found
@@ -345,8 +347,11 @@ class MongoCases(ServerStoreCases):
             labelled |= known
             for limit in (1, 7, 30, 200):
                 assert await walk(limit) == sorted(labelled)
+                last = draw.choice(keys)
+                assert await walk(limit, until=last) == sorted(key for key in labelled if key <= last)
         await store.upsert_processed(processed_table(dataset, keys[20:70]), "v2")  # their range becomes empty
         for _ in range(2):
+            assert await walk(7, until=keys[45]) == sorted(labelled - set(keys[20:]))
             assert await walk(7) == sorted(labelled - set(keys[20:70]))
             assert await walk(7, "v2") == keys[20:70]
         await store.upsert_processed(processed_table(dataset, keys[30:40]), "v1")

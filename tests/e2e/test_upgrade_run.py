@@ -1,4 +1,4 @@
-"""docs/how-to/upgrade.md on a run of the release before: nothing is lost, the champion predicts until it is trained again."""
+"""docs/how-to/upgrade.md on data of a run of the release before: nothing is lost, the champion predicts until it is trained again."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def former_run(base: Path, deployment: str) -> None:
 def test_a_run_of_the_release_before_goes_on(tmp_path: Path, deployment: str) -> None:
     former_run(tmp_path, deployment)
     rows = read_manifest(tmp_path / "former" / deployment).rows
-    copy, _, start, *_ = [block.text for block in blocks("docs/how-to/upgrade.md")]
+    copy, _, _, start, *_ = [block.text for block in blocks("docs/how-to/upgrade.md")]
     assert start == "fiot run mongo"
     (tmp_path / ".run").symlink_to(tmp_path)
     subprocess.run(["bash", "-ec", copy.replace("mongo", deployment)], cwd=tmp_path, check=True)

@@ -39,6 +39,12 @@ def test_the_documentation_names_the_wheel_of_this_release() -> None:
     assert names == {__version__}
 
 
+def test_no_page_asks_an_index_for_the_package_which_is_not_published() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+    asked = re.compile(r"""pip install (?:-\S+ )*["']?complex-system(?! \./)""")
+    assert [page.name for page in pages if asked.search(page.read_text(encoding="utf-8"))] == []
+
+
 def test_the_newest_release_of_the_changelog_is_this_one_and_says_how_to_upgrade() -> None:
     releases = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", CHANGELOG, re.MULTILINE)
     newest, *_ = [(name, day) for name, day in releases if name != "Unreleased"]

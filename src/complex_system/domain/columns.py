@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, PrivateAttr, StrictStr, root_validator
 ID = "_id"
 """Name of the key column, in raw and in processed records, in both databases."""
 ORDER = "_revision"
-"""Field of a record that is sent to be saved: the revision or time that its source gave it. It is not a column."""
+"""Field of a record that is sent to be saved, with the revision or time that its source gave it; it is not a column."""
 ARRIVED = "_envelope_arrived"
 """Column with the time of arrival of the raw record, seconds since 1970 by the database's clock, in pages of processed records."""
 LARGEST_INTEGER = 2**53

@@ -23,7 +23,7 @@ from complex_system.errors import InvalidRequestError
 PAGE_ROWS = 5000
 """Rows of a page unless the caller asks for another number."""
 REVISION = "_envelope_revision"
-"""Column with the revision of each raw record: in pages of unprocessed records, and in those of the processed ones made of them."""
+"""Column with the revision of each raw record, in pages of unprocessed records, and in those of the processed ones made of them."""
 MAX_PAGE_ROWS = 20_000
 """Rows that a page never exceeds."""
 CELLS_PER_BYTE = 8

@@ -39,6 +39,7 @@ _TYPE_NAMES = {
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 
 Record = dict[str, Any]
+"""Values by column, with the key as ``_id``; None for a missing one."""
 MoreFaults = Callable[[Record, int], list[RecordFault]]
 
 

@@ -189,12 +189,16 @@ class DatabaseClient:
         start: str | None = None,
         raw: list[str] | None = None,
         arrived_after: float | None = None,
+        until: str | None = None,
     ) -> AsyncIterator[Page]:
         """Yield all processed records, page by page; the next page is fetched while one is used.
 
-        They come by key, or with ``arrived_after`` by arrival (``ColumnsRequest``). ``start`` leaves out the records up to this key.
+        They come by key, or with ``arrived_after`` by arrival (``ColumnsRequest``). ``start`` leaves out the records up to this key,
+        ``until`` those behind that one.
         """
-        request = partial(database.ColumnsRequest, columns=columns, labelled=labelled, version=version, limit=limit, raw=raw)
+        request = partial(
+            database.ColumnsRequest, columns=columns, labelled=labelled, version=version, limit=limit, raw=raw, until=until
+        )
 
         async def fetch(asked: database.ColumnsRequest) -> Page:
             return decode_page(await self._ask(database.GET_PROCESSED, asked))

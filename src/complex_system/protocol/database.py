@@ -76,6 +76,7 @@ class ColumnsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
         raw: Names of raw columns that are wanted beside, as ``_envelope_raw_<name>``, with the time of arrival as
             ``_envelope_arrived``; null where the raw record is not there. None for neither.
         arrived_after: Only records whose raw record is there and arrived later, by the database's clock, seconds since 1970 (UTC).
+        until: Only records with keys up to this one; None for no limit. A search for few labelled records ends there, too.
     """
 
     columns: list[str] | None = None
@@ -85,6 +86,7 @@ class ColumnsRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
     limit: Limit | None = None
     raw: list[str] | None = None
     arrived_after: float | None = None
+    until: Key | None = None
 
 
 class KeyRangesRequest(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -172,6 +172,7 @@ class DataStore(ABC):
         limit: int,
         raw: Sequence[str] | None = None,
         arrived_after: float | None = None,
+        until: str | None = None,
     ) -> Page:
         """Return at most ``limit`` processed records after a key, by key.
 
@@ -184,6 +185,7 @@ class DataStore(ABC):
             raw: Raw columns that follow the others, with the time of arrival last (``domain.pages.beside_schema``).
             arrived_after: Only records whose raw record is there and arrived later by the database's clock, seconds since 1970. They
                 come by arrival and then by key, and ``after`` is the last key that is known of those that arrived at this very time.
+            until: Only keys up to this one; records beyond it are not searched for labelled ones. None for no limit.
 
         Returns:
             Page whose ``next`` is set when the page is full.

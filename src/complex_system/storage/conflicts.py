@@ -33,7 +33,7 @@ MAX_DIFFERING = 20
 """Keys of conflicts in a reply."""
 
 Orders = float | Sequence[float | None] | None
-"""Orders of the records of a batch: one for all, or one a record; None where the sender does not say one."""
+"""Orders of the records of a batch, one for all, or one a record; None where the sender does not say one."""
 
 
 class Conflict(NamedTuple):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from typing_extensions import override
 
-from complex_system.domain.columns import ARRIVED, raw_name
-from complex_system.domain.dataset import ID, Dataset
+from complex_system.domain.columns import ARRIVED, ID, raw_name
+from complex_system.domain.dataset import Dataset
 from complex_system.domain.documents import Cursor, Document, decoded_body
 from complex_system.domain.pages import Page
 from complex_system.domain.records import Record
@@ -201,6 +201,7 @@ class MemoryDataStore(DataStore):
         limit: int,
         raw: Sequence[str] | None = None,
         arrived_after: float | None = None,
+        until: str | None = None,
     ) -> Page:
         database, found = self.database, []
         begin = (0.0, after or "") if arrived_after is None else (arrived_after, after or chr(0x10FFFF))
@@ -208,7 +209,7 @@ class MemoryDataStore(DataStore):
             row = database.raw.get(key)
             if (labelled and values.get(self.dataset.target) is None) or version not in (None, made_by):
                 continue
-            if arrived_after is not None and row is None:
+            if (arrived_after is not None and row is None) or (until is not None and key > until):
                 continue
             place = (0.0 if arrived_after is None or row is None else row.arrived, key)
             if place > begin:

@@ -208,9 +208,9 @@ class Collection:
                 self._count(refused=len(bad))
                 good = [each for place, each in enumerate(good) if place not in bad]
         else:
-            self._unanswered.clear()
+            self._unanswered.difference_update(each.key for each in records)
             return
-        self._unanswered.clear()
+        self._unanswered.difference_update(each.key for each in records)
         self._reads_again = self._reads_again and saved.existing > 0
         # Also those that a killed process had saved: what it counted after the place is lost.
         self._count(records=saved.inserted + saved.existing)

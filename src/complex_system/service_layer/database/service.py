@@ -64,6 +64,8 @@ _PLACES_AT_ONCE = 500_000
 """Records that one query passes on the way to the end of a range of keys: the database walks over them, and a query has 20 s."""
 _RANGES_SECONDS = 10.0
 """Seconds for which ranges of keys are looked for, in one request; whoever asks waits for some more."""
+_WALK_SECONDS = 20.0
+"""Seconds after which no further of these queries begins: whoever asks gives up after 30 s."""
 _PAGES_REMEMBERED = 60.0
 """Seconds in which the end of a numbered page is where the next one begins, also where records were added or deleted before it ..."""
 _MOST_PAGES = 1000
@@ -251,6 +253,7 @@ class DatabaseService(DocumentSubjects):
             limit=requests.page_limit(asked.limit),
             raw=raw,
             arrived_after=requests.arrival(asked),
+            until=asked.until,
         )
         page = await self._stored(found)
         beside = [] if raw is None else beside_schema(self.dataset, raw).names
@@ -306,8 +309,19 @@ class DatabaseService(DocumentSubjects):
         return await self._stored(self.store.counts())
 
     async def _key_behind(self, after: str | None, places: int) -> str | None:
-        """Return the key of the processed record that lies so many places behind a key; None past the end."""
+        """Return the key of the processed record that lies so many places behind a key; None past the end.
+
+        Raises:
+            StoreUnavailableError: It is too far away. The database is well, so the service's state stays as it is.
+        """
+        until = time.monotonic() + _WALK_SECONDS
         for passed in range(0, places, _PLACES_AT_ONCE):
+            if passed and time.monotonic() >= until:
+                raise StoreUnavailableError(
+                    f"The database has walked over {passed:,} of {places:,} records in {_WALK_SECONDS:g} s and has not arrived. Read "
+                    f"numbered pages in order, or walk by key with '{database.GET_PROCESSED.name}'.",
+                    answered=True,
+                )
             after = await self._stored(self.store.processed_key(after, min(places - passed, _PLACES_AT_ONCE)))
             if after is None:
                 break
@@ -364,13 +378,16 @@ class DatabaseService(DocumentSubjects):
         """Return a numbered page: behind the end of the nearest page before it that was answered here lately, or from the beginning.
 
         The database walks over all records between: a minute for ten million. Where several replicas answer the pages of one walk,
-        each has answered one of the last few.
+        each has answered one of the last few. Nothing is looked for where twice as many records would have to be there as are counted:
+        the kept number lags where another program writes.
         """
         now = time.monotonic()
         self._ends = {page: end for page, end in self._ends.items() if now - end[1] < _PAGES_REMEMBERED}
         nearest = max((page for page, of in self._ends if of == size and page < number), default=-1)
         after = self._ends[nearest, size][0] if nearest >= 0 else None
         if between := (number - 1 - nearest) * size:
+            if between > _PLACES_AT_ONCE and number * size > 2 * (await self._counts()).processed:
+                return []
             after = await self._key_behind(after, between)
             if after is None:
                 return []

@@ -10,10 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from complex_system.background import started
-from complex_system.domain.columns import ID
 from complex_system.errors import NobodyListensError, ReplyTimeoutError, StoreUnavailableError, TrainingFailedError
 from complex_system.messaging.clients import DatabaseClient, SystemClient
 from complex_system.settings import Settings
@@ -23,8 +21,8 @@ AWAY = (NobodyListensError, ReplyTimeoutError, StoreUnavailableError)
 """Errors of a database that may be back soon."""
 _RANGES_A_WORKER, _RANGE_RECORDS, _MAX_RANGES = 4, 50_000, 1000
 """Ranges of keys for each worker, at least, and otherwise one for so many records, up to ``_MAX_RANGES``. Each worker gets some from
-everywhere, so that the shares are alike also where only old, or new, records are labelled. A part of a range's last page is read in
-vain, so a range has many pages."""
+everywhere, so that the shares are alike also where only old, or new, records are labelled. A query
+ends with its range, so it passes no more records than that on its way to few labelled ones."""
 _AHEAD = 2
 """Pages that wait for the worker."""
 _BROKER = ("nats_host", "nats_port", "nats_user", "nats_password", "nats_tls_ca", "request_timeout", "reconnect_timeout")
@@ -99,16 +97,15 @@ class LabelledPages:
         """Yield the pages of a range; where the database is away, ask again from the last one on."""
         attempt = 0
         while True:
-            found = database.processed_pages(self.columns, labelled=True, version=self.version, start=low, raw=self.raw)
+            found = database.processed_pages(
+                self.columns, labelled=True, version=self.version, start=low, raw=self.raw, until=high
+            )
             try:
                 async with aclosing(found) as walk:  # type: ignore[type-var]
                     async for page in walk:
                         attempt = 0
-                        inside = page.table
-                        if high is not None:
-                            inside = inside.filter(pc.less_equal(inside.column(ID).cast(pa.string()), high))
-                        yield inside
-                        if page.next is None or inside.num_rows < page.table.num_rows or page.next == high:
+                        yield page.table
+                        if page.next is None:
                             return
                         low = page.next
                 return

@@ -91,6 +91,7 @@ class Asked(NamedTuple):
     after: str | None
     limit: int
     arrived_after: float | None = None
+    until: str | None = None
 
 
 class Statements:
@@ -236,6 +237,9 @@ class Statements:
             order = f"raw.{RECEIVED}, raw.{ID}"
         elif raw is not None:
             tables += f" LEFT JOIN {raws} USING ({ID})"
+        if asked.until is not None:
+            conditions.append(f"processed.{ID} <= ?")
+            parameters.append(asked.until)
         if asked.labelled:
             conditions.append(f"processed.{self._target} IS NOT NULL")
         if asked.version is not None:

@@ -223,9 +223,10 @@ class MariaDataStore(DataStore):
         limit: int,
         raw: Sequence[str] | None = None,
         arrived_after: float | None = None,
+        until: str | None = None,
     ) -> Page:
         names, schema = with_key(columns), chosen_schema(self.dataset, with_key(columns), raw)
-        asked = Asked(labelled, version, after, limit, arrived_after)
+        asked = Asked(labelled, version, after, limit, arrived_after, until)
         statement, parameters = self._sql.select_processed(names, asked, raw)
 
         def read(connection: Any) -> Page:

@@ -188,9 +188,10 @@ class Queries:
         fields: Sequence[str],
         limit: int,
         known: str | None = None,
+        until: str | None = None,
     ) -> list[Document]:
         """Return documents after a key, by key, that have a value in a field; with ``known`` only those that have that field, too."""
-        query: Document = {mark[0]: mark[1], ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
+        query: Document = {mark[0]: mark[1], ID: keys_between(after, until), **({known: {"$ne": None}} if known else {})}
         return await self.find(collection, query, fields, limit)
 
     async def find_keys(
@@ -339,6 +340,11 @@ async def ensure_index(collection: Collection, name: str, keys: Index | None) ->
             await collection.drop_index(name)
     if keys is not None:
         await collection.create_index(keys, name=name)
+
+
+def keys_between(after: str | None, until: str | None) -> Document:
+    """Return the condition of keys behind one and up to another; None for no limit."""
+    return {"$gt": after or "", **({} if until is None else {"$lte": until})}
 
 
 def rows_at_once(limit: int, fields: int) -> int:

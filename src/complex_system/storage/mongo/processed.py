@@ -10,7 +10,7 @@ from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page
 from complex_system.storage.arrow import chosen_schema, page_of, table_of, with_key, without_key
 from complex_system.storage.envelope import ENVELOPE, PIPELINE
-from complex_system.storage.mongo.connection import ROWS_A_REPLY, Document, rows_at_once
+from complex_system.storage.mongo.connection import ROWS_A_REPLY, Document, keys_between, rows_at_once
 from complex_system.storage.mongo.schema import RECEIVED, Collections, field_of, time_in
 
 
@@ -23,7 +23,7 @@ class ProcessedRecords:
         self._fields = collections.fields
 
     async def by_key(
-        self, columns: list[str], known: str | None, version: str | None, after: str | None, limit: int
+        self, columns: list[str], known: str | None, version: str | None, after: str | None, limit: int, until: str | None
     ) -> list[Document]:
         """Return at most ``limit`` documents after a key, by key.
 
@@ -33,11 +33,12 @@ class ProcessedRecords:
             version: The pipeline version; None for any.
             after: The key; None from the beginning.
             limit: At least 1.
+            until: The last key; None for no limit.
         """
         queries, processed, fields = self._collections.queries, self._collections.processed, self._of(columns)
         if version is not None:
-            return await queries.find_marked(processed, (PIPELINE, version), after, fields, limit, known)
-        query: Document = {ID: {"$gt": after or ""}, **({known: {"$ne": None}} if known else {})}
+            return await queries.find_marked(processed, (PIPELINE, version), after, fields, limit, known, until)
+        query: Document = {ID: keys_between(after, until), **({known: {"$ne": None}} if known else {})}
         return await queries.find(processed, query, fields, limit)
 
     async def raw_by_key(self, found: Keys[Document], raw: Sequence[str]) -> dict[str, Document]:
@@ -54,6 +55,7 @@ class ProcessedRecords:
         after: str | None,
         limit: int,
         raw: Sequence[str],
+        until: str | None,
     ) -> tuple[list[Document], dict[str, Document]]:
         """Return documents as :meth:`by_key` does, of records that arrived after a time, by arrival and key; and their raw records.
 
@@ -65,6 +67,7 @@ class ProcessedRecords:
             after: The last key that is known of the records that arrived at this very time; None where it has none.
             limit: At least 1.
             raw: Raw columns.
+            until: As there.
         """
         fields = [*self._of(columns), PIPELINE, *([known] if known else [])]
         found: list[Document] = []
@@ -78,6 +81,7 @@ class ProcessedRecords:
                 each = there.get(document[ID])
                 if (
                     each is not None
+                    and (until is None or each[ID] <= until)
                     and version in (None, each.get(PIPELINE))
                     and (known is None or each.get(known) is not None)
                 ):

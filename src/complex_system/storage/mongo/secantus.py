@@ -92,12 +92,15 @@ class SecantusQueries(Queries):
         fields: Sequence[str],
         limit: int,
         known: str | None = None,
+        until: str | None = None,
     ) -> list[Document]:
         ranges = self._ranges_of(collection, mark)
         if known is None:
-            return await ranges.find(after, limit, fields)
+            return await ranges.find(after, limit, fields, until=until)
         # Another condition in the query would keep the server from using the index.
-        return await ranges.find(after, limit, [*fields, known], lambda document: document.get(known) is not None)
+        return await ranges.find(
+            after, limit, [*fields, known], lambda document: document.get(known) is not None, until=until
+        )
 
     @override
     async def walk(self, collection: Collection, rows: int) -> AsyncIterator[list[Any]]:
@@ -249,7 +252,12 @@ class KeyRanges:
                     self._ends.append(key)
 
     async def find(
-        self, after: str | None, limit: int, fields: Sequence[str], keep: Callable[[Document], bool] | None = None
+        self,
+        after: str | None,
+        limit: int,
+        fields: Sequence[str],
+        keep: Callable[[Document], bool] | None = None,
+        until: str | None = None,
     ) -> list[Document]:
         """Return the first ``limit`` documents after a key.
 
@@ -258,11 +266,12 @@ class KeyRanges:
             limit: Most documents.
             fields: What is read beside the key.
             keep: Chooses documents; by default all count.
+            until: The last key; None for no limit.
         """
         wanted = [ID, *(field for field in fields if field != ID)]
         found: list[Document] = []
         last = after or ""
-        while len(found) < limit:
+        while len(found) < limit and (until is None or last < until):
             place = bisect_right(self._ends, last)
             if place == len(self._ends):
                 documents = await self._rest(last, wanted)
@@ -273,10 +282,14 @@ class KeyRanges:
                 continue
             ranges = min(-(-(limit - len(found)) // self._step), self._at_once)
             ends = self._ends[place : place + ranges]
-            documents = await self._read({**self._mark, ID: {"$gt": last, "$lte": ends[-1]}}, wanted, None)
+            whole = ends if until is None else [end for end in ends if end <= until]
+            end = ends[-1] if until is None else min(ends[-1], until)
+            documents = await self._read({**self._mark, ID: {"$gt": last, "$lte": end}}, wanted, None)
             found += documents if keep is None else filter(keep, documents)
-            self._adjust(ends, documents)
-            last = ends[-1]
+            self._adjust(whole, documents)
+            last = end
+        if until is not None:
+            found = [document for document in found if document[ID] <= until]
         return found[:limit]
 
     async def _rest(self, last: str, wanted: Sequence[str]) -> list[Document]:

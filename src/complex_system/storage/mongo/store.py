@@ -242,15 +242,16 @@ class MongoDataStore(DataStore):
         limit: int,
         raw: Sequence[str] | None = None,
         arrived_after: float | None = None,
+        until: str | None = None,
     ) -> Page:
         known = self._fields.target if labelled else None
         with self._connection.translated():
             if arrived_after is None:
-                found = await self._processed.by_key(columns, known, version, after, limit)
+                found = await self._processed.by_key(columns, known, version, after, limit, until)
                 beside = {} if raw is None else await self._processed.raw_by_key(found, raw)
             else:
                 found, beside = await self._processed.by_arrival(
-                    columns, known, version, arrived_after, after, limit, raw or ()
+                    columns, known, version, arrived_after, after, limit, raw or (), until
                 )
         return await asyncio.to_thread(self._processed.page_of, found, columns, limit, raw, beside)
 

@@ -78,6 +78,35 @@ class ProcessedCases(StoreHooks):
         page = await store.processed_columns(chosen, labelled=True, version="none", after=None, limit=11)
         assert (page.table.num_rows, page.next, page.table.column_names) == (0, None, chosen)
 
+    @pytest.mark.parametrize("version", [None, "v1"])
+    async def test_processed_records_up_to_a_key_are_those_of_its_range(
+        self, store: DataStore, records: list[Record], version: str | None
+    ) -> None:
+        """With a last key, pages by key and by arrival end with it, whatever follows."""
+        keys = [record[ID] for record in records]
+        await store.save_raw(records)
+        await store.upsert_processed(processed_table(store.dataset, keys[::3]), "v1")
+        await store.upsert_processed(processed_table(store.dataset, keys[1::3], target=None), "v1")
+
+        async def walk(after: str | None, until: str, limit: int, arrived_after: float | None = None) -> list[str]:
+            found: list[str] = []
+            while True:
+                page = await store.processed_columns(
+                    [ID], labelled=True, version=version, after=after, limit=limit, arrived_after=arrived_after, until=until
+                )
+                found += keys_of(page)
+                if page.next is None or arrived_after is not None:
+                    return found
+                after = page.next
+
+        for limit in (1, 2, 50):
+            assert await walk(None, keys[9], limit) == keys[:10:3]
+            assert await walk(keys[3], keys[9], limit) == keys[6:10:3]
+            assert await walk(keys[9], keys[11], limit) == []
+            assert await walk(keys[9], keys[9], limit) == []
+            assert await walk(keys[20], "~", limit) == keys[21::3]
+        assert sorted(await walk(None, keys[9], 50, 0.0)) == keys[:10:3]
+
     async def test_raw_columns_and_the_arrival_come_beside_processed_ones(
         self, store: DataStore, records: list[Record]
     ) -> None:
