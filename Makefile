@@ -12,7 +12,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv python system-packages demo dev test test-long fresh-machine compat bench lint format types imports check clean
+.PHONY: help install venv python system-packages browser demo dev test test-long fresh-machine compat bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -22,15 +22,18 @@ install: venv  ## Install everything into .venv, and MLflow's server into .venv-
 venv: $(STAMP) $(MLFLOW_STAMP)
 
 # uv does not read pip's configuration: where wheels, index and certificates are is taken from what pip lists. (`pip config get` of
-# Debian 12 does not find everything that it lists.)
+# Debian 12 does not find everything that it lists.) As for pip, the best version of all indexes is taken, in whichever it is.
 define UV_INSTALL
 listed="$$($(BIN)/python -m pip config list)"; \
 ask() { for section in :env: install global; do sed -nE "s/^$$section\.$$1='(.*)'\$$/\1/p" <<<"$$listed"; done | head -n 1; }; \
 links="$$(ask find-links | sed -E 's/(\\n|[[:space:]])+/,/g; s/^,+|,+$$//g')" index="$$(ask index-url)" cert="$$(ask cert)"; \
+more="$$(ask extra-index-url | sed -E 's/(\\n|[[:space:]])+/ /g; s/^ | $$//g')" no_index=""; \
+[[ ! "$$(ask no-index)" =~ ^([YyTt1]|[Yy]es|[Tt]rue|[Oo]n)$$ ]] || no_index=--no-index; \
 [ -z "$$links" ] || export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$links}"; \
 [ -z "$$index" ] || export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; \
+[ -z "$$more" ] || export UV_INDEX="$${UV_INDEX:-$$more}" UV_INDEX_STRATEGY="$${UV_INDEX_STRATEGY:-unsafe-best-match}"; \
 [ -z "$$cert" ] || export SSL_CERT_FILE="$${SSL_CERT_FILE:-$$cert}"; \
-$(BIN)/uv pip install --compile-bytecode
+$(BIN)/uv pip install --compile-bytecode $$no_index
 endef
 
 # PyTorch alone, from its own index of CPU builds, where everything together would bring CUDA and this machine has no NVIDIA driver: from
@@ -38,15 +41,18 @@ endef
 TORCH_INDEX ?=
 define CPU_TORCH
 $(UV_INSTALL) --dry-run --python $(BIN)/python -c constraints.txt -e '.[all,cluster,dev]' 2>&1 | grep -q ' nvidia-' || exit 0; \
-torch() { $(BIN)/uv pip install --compile-bytecode --no-deps --python $(BIN)/python "$$@" "$$(grep ^torch== constraints.txt)"; }; \
+torch() { env -u UV_INDEX $(BIN)/uv pip install --compile-bytecode --no-deps --python $(BIN)/python "$$@" "$$(grep ^torch== constraints.txt)"; }; \
 if [ -n "$(TORCH_INDEX)" ]; then torch --default-index "$(TORCH_INDEX)"; exit; fi; \
 if [ -e /proc/driver/nvidia/version ]; then echo "PyTorch comes with CUDA for this machine's NVIDIA card: 2.5 GB more to download."; exit 0; fi; \
-if [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL" ] && UV_HTTP_TIMEOUT=10 torch --torch-backend cpu --dry-run >/dev/null 2>&1; then torch --torch-backend cpu; exit; fi; \
-echo "PyTorch comes with CUDA, 2.5 GB more to download, because its index of CPU builds is not reached: docs/running.md#pytorch-without-cuda"
+if [ -n "$$UV_DEFAULT_INDEX$$UV_INDEX_URL$$no_index" ]; then why="pip or uv is configured for other indexes or none, so PyTorch's is not asked"; \
+elif UV_HTTP_TIMEOUT=10 torch --torch-backend cpu --dry-run >/dev/null 2>&1; then torch --torch-backend cpu; exit; \
+else why="its index of CPU builds is not reached"; fi; \
+echo "PyTorch comes with CUDA, 2.5 GB more to download, because $$why: docs/running.md#pytorch-without-cuda"
 endef
 
 $(STAMP): pyproject.toml constraints.txt | system-packages
-	@echo "Step 1 of 2, once: install into .venv. 1.6 GB to download, 5.4 GB on disk; about 4 minutes at 100 Mbit/s, 13 at 20 Mbit/s."
+	@[ -e $@ ] && echo "Updating .venv." || \
+		echo "Step 1 of 2, once: install into .venv. 1.6 GB to download, 5.4 GB on disk; about 4 minutes at 100 Mbit/s, 13 at 20 Mbit/s."
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(CPU_TORCH)
@@ -55,11 +61,12 @@ $(STAMP): pyproject.toml constraints.txt | system-packages
 	@touch $@
 
 $(MLFLOW_STAMP): constraints-mlflow.txt | $(STAMP)
-	@echo "Step 2 of 2, once: install MLflow's server into .venv-mlflow. 0.2 GB to download, 0.8 GB on disk; about a minute."
+	@[ -e $@ ] && echo "Updating .venv-mlflow." || \
+		echo "Step 2 of 2, once: install MLflow's server into .venv-mlflow. 0.2 GB to download, 0.8 GB on disk; about a minute."
 	@test -x .venv-mlflow/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-mlflow
 	@$(UV_INSTALL) --python .venv-mlflow/bin/python -c constraints-mlflow.txt 'mlflow[auth]'
 	@.venv-mlflow/bin/python -I src/complex_system/local/mlflow_server.py
-	@touch $@
+	@: >$@  # empty: `fiot run` leaves the versions to make
 
 # Clients and servers of others that tests and benchmarks need, in versions that cannot live beside ours.
 $(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)
@@ -75,12 +82,12 @@ python:
 	"$$uv" python install --no-bin --install-dir .python 3.13 || ! command -v python3 >/dev/null || \
 		{ echo "That failed. Install one of the three and name it, make PYTHON=/path/to/python3.13, or name a mirror of uv's: UV_PYTHON_INSTALL_MIRROR." >&2; exit 1; }
 
-system-packages: python  ## Install what Debian packages bring (MariaDB, compiler, headers, browser, MQTT client, ip, iptables) as root, or name them all
+system-packages: python  ## Install what Debian packages bring (MariaDB, compiler, headers, MQTT client, ip, iptables) as root, or name them all
 	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
 	export PATH="$$PATH:/usr/sbin"; missing=""; \
 	needs() { command -v "$$1" >/dev/null || missing="$$missing $$2"; }; \
-	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; needs chromium chromium; \
+	needs mariadbd mariadb-server; needs mariadb_config libmariadb-dev; needs cc build-essential; \
 	needs mosquitto_pub mosquitto-clients; needs ip iproute2; needs iptables iptables; \
 	if [ -z "$(PYTHON)" ]; then missing="$$missing python3 python3-venv python3-dev"; else \
 		version="python$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
@@ -99,6 +106,15 @@ system-packages: python  ## Install what Debian packages bring (MariaDB, compile
 		echo "Debian packages are missing; install them first: sudo apt-get install$$missing" >&2; exit 1; \
 	fi
 
+# Ubuntu has no such package; there a Chrome is as good.
+browser: system-packages  ## Install the browser that tests and pictures of the pages need as root, or name it
+	@for name in chromium chromium-browser google-chrome; do ! command -v $$name >/dev/null || exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Debian package: chromium"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium && exit 0; \
+	fi; \
+	echo "The tests of the pages need a browser: sudo apt-get install chromium, or where there is no such package Chrome as google-chrome." >&2; exit 1
+
 demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="--records 100000"]
 	@exec $(BIN)/fiot run $(DEPLOYMENT) $(if $(ONCE),--once) $(ARGS)
 
@@ -107,10 +123,10 @@ dev: install  ## Run the system, and one service again whenever its code changes
 	@exec $(BIN)/fiot run $(DEPLOYMENT) --reload $(SERVICE) $(ARGS)
 
 WORKERS ?= 2
-test: install $(CLIENTS_STAMP)  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
+test: install browser $(CLIENTS_STAMP)  ## Run all tests, in two processes: make test [WORKERS=4] [ARGS="-k serving"]
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-long: install $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
+test-long: install browser $(CLIENTS_STAMP)  ## Run what takes longer: tests marked `long`, and README's two commands on a fresh Debian (as root)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long --durations=40 --durations-min=20
 	$(MAKE) fresh-machine
 
@@ -165,7 +181,7 @@ clean:  ## Remove what was built and run; the virtual environments stay
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: screenshots
-screenshots: install  ## Take the pictures of the monitoring page in docs/images, of a run of an hour: make screenshots [ARGS="--minutes 5"]
+screenshots: install browser  ## Take the pictures of the monitoring page in docs/images, of a run of an hour: make screenshots [ARGS="--minutes 5"]
 	PYTHONPATH=tests $(BIN)/python -m monitoring_page.screenshots $(ARGS)
 
 .PHONY: docs

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +21,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.serving.rest.openapi import ASSETS
 from complex_system.tracking.model_files import SAMPLE_FILE
 from models import ManyModels, rest_server
+from monitoring_page.browser import chromium
 from trainings import quick_sample
 
 DATASET = Dataset.load()
@@ -173,19 +173,15 @@ async def test_command_and_program_of_predict_work_when_they_are_pasted(key: str
             assert (found["predictions"] if isinstance(found, dict) else found) == [5.5]
 
 
-CHROMIUM = shutil.which("chromium")
-
-
 async def test_the_page_renders_and_asks_no_other_host(client: httpx.AsyncClient) -> None:
     from playwright.async_api import async_playwright
 
-    assert CHROMIUM is not None, "install Debian's package chromium"
     count = len(list(operations(await document_of(client))))
     host = urlsplit(str(client.base_url)).netloc
     asked: list[str] = []
     faults: list[str] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
             page = await browser.new_page(viewport={"width": 1280, "height": 900})
             page.set_default_timeout(60_000)

@@ -25,7 +25,7 @@ PATIENCE = 30_000
 def chromium() -> str:
     """Where the browser is."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert found, "The tests of the page need Debian's package chromium: make system-packages"
+    assert found, "The tests of the page need chromium or google-chrome: make browser"
     return found
 
 

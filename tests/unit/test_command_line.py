@@ -100,11 +100,39 @@ def test_a_wrong_word_of_complex_system_says_the_right_one(word: str, hint: str,
     assert hint in capsys.readouterr().err
 
 
-def test_outside_of_a_project_a_command_says_where_it_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_complex_system_init_describes_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        complex_system(["init", "--help"])
+    text = capsys.readouterr().out
+    assert "Make a project folder" in text
+    assert "complex-system init my-plant" in text
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    ("run mongo", "is not a project's folder"), ("create new-service a", "is not a project's folder"),
+    ("extras backup mongo x", "complex-system init my-plant"), ("rnu", "Did you mean 'fiot run'?"),
+    ("extras servise", "Did you mean 'fiot extras service'?"), ("run --help", "--scenario"), ("extras", "init-env"),
+    ("create new-project --help", "new-project"), ("--version", __version__),
+])  # fmt: skip
+def test_outside_of_a_project_a_command_says_where_it_works_or_which_is_right(
+    fiot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: str, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["fiot", "run", "mongo"])
+    monkeypatch.setattr("sys.argv", ["fiot", *arguments.split()])
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
     with pytest.raises(SystemExit):
         cli.main()
-    assert "complex-system init my-plant" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert text in (said.out + said.err).replace("python -m pytest.fiot", "fiot")
+
+
+def test_every_option_that_has_a_text_of_ours_is_a_parameter(fiot: Any) -> None:
+    from fastiot.cli.typer_app import create_cmd, extras_cmd
+
+    from complex_system.cli import tool
+
+    for group, name in ((fiot, ""), (extras_cmd, "extras"), (create_cmd, "create")):
+        for command in group.registered_commands:
+            shown = tool._TABLES[name].get(tool._name(command))
+            if shown is not None:
+                assert set(shown.options) <= {option for option, _ in tool._options(command)}, command.callback

@@ -11,6 +11,7 @@ import pytest
 
 from complex_system.cli.project import DEPLOYMENTS, main
 from complex_system.domain.dataset import Dataset
+from complex_system.local.servers import mlflow
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +43,38 @@ def test_a_project_is_written_and_known_to_fiot(tmp_path: Path, capsys: pytest.C
     assert configured.returncode == 0, configured.stderr
     compose = (folder / "build" / "deployments" / "mongo" / "docker-compose.yaml").read_text()
     assert "ml_lightgbm_regression_mlflow" in compose
+
+
+def test_a_service_of_ones_own_begins_in_a_new_project(tmp_path: Path) -> None:
+    assert main(["init", str(tmp_path / "my-plant")]) == 0
+    done = fiot(tmp_path / "my-plant", "create", "new-service", "my_service", "--package", "my_plant_services")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert fiot(tmp_path / "my-plant", "create", "new-service", "another").returncode == 0  # the one package is the default
+    services = tmp_path / "my-plant" / "src" / "my_plant_services"
+    assert {path.parent.name for path in services.glob("*/manifest.yaml")} == {"my_service", "another"}
+
+
+def test_mlflows_server_is_installed_again_when_its_versions_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def pip(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    said: list[str] = []
+    constraints, environment = tmp_path / "constraints.txt", tmp_path / "env-mlflow"
+    environment.mkdir()
+    monkeypatch.setattr(mlflow, "_CONSTRAINTS", constraints)
+    monkeypatch.setattr(mlflow.subprocess, "run", pip)
+    for versions, runs in (("mlflow==1", 1), ("mlflow==1", 1), ("mlflow==2", 2), ("mlflow==2", 2)):
+        constraints.write_text(versions)
+        mlflow.install_server(said.append, environment)
+        assert len(asked) == 3 * runs
+    assert [text.split()[0] for text in said] == ["installing", "updating"]
+    (environment / ".installed").write_text("")  # make's
+    mlflow.install_server(said.append, environment)
+    assert len(said) == 2
 
 
 def test_what_imports_fastiot_through_us_finds_the_project_and_says_nothing_of_git(tmp_path: Path) -> None:

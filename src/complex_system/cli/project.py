@@ -32,7 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"complex-system {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    init = commands.add_parser("init", help="make a project folder: deployments, settings and an example data set")
+    init = commands.add_parser(
+        "init",
+        help="make a project folder: deployments, settings and an example data set",
+        description="Make a project folder: deployments, settings, an example data set, and a package for services of your own.",
+        epilog="example:\n  complex-system init my-plant",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     init.add_argument("folder", type=Path, help="a new or empty folder, such as my-plant")
     folder: Path = parser.parse_args(arguments).folder
     try:
@@ -85,5 +91,8 @@ def create_project(folder: Path) -> None:
             for file in ("deployment.yaml", "nats.conf"):
                 shutil.copyfile(_TEMPLATES / "deployments" / deployment / file, config.parent / file)
             shutil.copyfile(_LAB, config / "dataset.yaml")
+        services = folder / "src" / f"{name}_services"  # `fiot create new-service` wants a package, and git a file in it
+        services.mkdir(parents=True)
+        (services / "__init__.py").write_text('"""Services of our own."""\n', encoding="utf-8")
     except OSError as error:
         raise StartError(f"{folder} cannot be written: {error.strerror or error}.") from error

@@ -60,7 +60,8 @@ def run(
     scenario: Annotated[
         str | None,
         typer.Option(
-            help="Change the lab after the first champion: shift, noise, missing, concept or new_category; plant simulates one.",
+            help="Change the lab after the first champion: shift, noise, missing, concept or new_category; "
+            "or simulate a plant: plant.",
             rich_help_panel=_DATA,
         ),
     ] = None,

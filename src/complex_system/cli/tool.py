@@ -141,7 +141,11 @@ _CREATE = {
         "Commands",
         ("fiot create new-service my_service --package my_plant_services",),
         "Write a service with a few first lines.",
-        {"service_name": "Its name.", "package": "Package of src/ for it.", "force": "Replace a service of that name."},
+        {
+            "service_name": "Its name.",
+            "service_package": "Package of src/ for it; needed where there are several.",
+            "force": "Replace a service of that name.",
+        },
     ),
     "new-project": _Command("", (), "FastIoT's own project. `complex-system init FOLDER` makes one of this system."),
     "pyproject-toml": _Command("", (), "Write a pyproject.toml for the project's library."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import subprocess
 import sys
@@ -19,11 +20,13 @@ ENVIRONMENT = Path(f"{sys.prefix}-mlflow")
 """Environment of the server: .venv-mlflow beside .venv."""
 _CONSTRAINTS = Path(__file__).with_name("constraints-mlflow.txt")
 _INSTALLED = ".installed"
-"""File in the environment that says that the installation, ours or make's, came to its end."""
+"""File in the environment that says that the installation came to its end: a digest of its constraints; empty where make did it."""
 
 
 def install_server(say: Callable[[str], None], environment: Path = ENVIRONMENT) -> None:
-    """Install MLflow's server into an environment of its own, once; ``make install`` does the same in a clone.
+    """Install MLflow's server into an environment of its own, once, and again when a release of ours brings other versions.
+
+    ``make install`` does the same in a clone, and knows itself when the versions change.
 
     Args:
         say: Shows what takes a minute.
@@ -32,9 +35,14 @@ def install_server(say: Callable[[str], None], environment: Path = ENVIRONMENT) 
     Raises:
         StartError: pip cannot install it, or the folder cannot be written.
     """
-    if (environment / _INSTALLED).is_file():
-        return
-    say(f"installing MLflow's server into {environment}, once: about 200 MB are downloaded, which takes a minute or two")
+    marker = environment / _INSTALLED
+    wanted = hashlib.sha256(_CONSTRAINTS.read_bytes()).hexdigest()
+    if marker.is_file():
+        if marker.read_text(encoding="utf-8").strip() in ("", wanted):
+            return
+        say(f"updating MLflow's server in {environment} to this release's versions, once: up to 200 MB are downloaded")
+    else:
+        say(f"installing MLflow's server into {environment}, once: about 200 MB are downloaded, which takes a minute or two")
     python = str(environment / "bin" / "python")
     for command in (
         [sys.executable, "-m", "venv", str(environment)],
@@ -45,7 +53,7 @@ def install_server(say: Callable[[str], None], environment: Path = ENVIRONMENT) 
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-5:]
             raise StartError("\n".join([f"MLflow's server cannot be installed into {environment}:", *last]))
-    (environment / _INSTALLED).touch()
+    marker.write_text(f"{wanted}\n", encoding="utf-8")
 
 
 class MlflowServer(Server):
