@@ -47,6 +47,8 @@ IMAGES: dict[str, str] = {name: kind.__fields__["image"].default for name, kind 
 """The images that the compose files name."""
 _OWN_VARIABLE = {"nats": "NATS_SERVER", "mongo": "MONGO_VERSION", "mariadb": "MARIADB_VERSION", "grafana": "GF_PATHS_HOME"}
 """A variable that the publisher of an image sets in it."""
+_OWN_LABEL = {"prometheus": ("maintainer", "The Prometheus Authors")}
+"""A label of the publisher, where there is no such variable, and how it begins. MLflow's images have neither."""
 DEVICES = ("COMPLEX_SYSTEM_NATS_DEVICE_PRESS_4", "COMPLEX_SYSTEM_NATS_DEVICE_PRESS_5")
 
 
@@ -60,6 +62,8 @@ def docker(*arguments: str, seconds: float = 120) -> str:
         done = subprocess.run(["docker", *arguments], text=True, capture_output=True, check=False, timeout=seconds)
     except FileNotFoundError as error:
         raise DockerError("docker is not installed") from error
+    except OSError as error:
+        raise DockerError(f"docker cannot be called: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise DockerError(f"docker {arguments[0]} has not ended within {seconds:.0f} s") from error
     if done.returncode:
@@ -76,6 +80,7 @@ class Image:
         digest: The registry's digest, or this machine's id where it has none.
         version: What the server in it answers.
         doubts: Why it is not the published image; empty if nothing speaks against it.
+        uncertain: Why it may be another image than the published one, although nothing speaks against it; empty if that is excluded.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Image:
     digest: str = ""
     version: str = ""
     doubts: list[str] = field(default_factory=list)
+    uncertain: str = ""
 
     def look(self, *, pull: bool) -> None:
         """Find the image here, or at its registry."""
@@ -93,17 +99,29 @@ class Image:
                     raise DockerError("it is not on this machine")
                 docker("pull", "--quiet", self.reference, seconds=1800)
             [described] = json.loads(docker("image", "inspect", self.reference))
+            every_image_has_a_digest = "io.containerd.snapshotter" in docker("info", "--format", "{{json .DriverStatus}}")
         except DockerError as error:
             self.missing = f"image not available: {error}"
             return
+        self.judge(described, every_image_has_a_digest=every_image_has_a_digest)
+
+    def judge(self, described: dict[str, Any], *, every_image_has_a_digest: bool) -> None:
+        """Note what ``docker image inspect`` says; in containerd's store, images built here have a digest, too."""
         digests = described.get("RepoDigests") or []
         self.digest = digests[0].partition("@")[2] if digests else described["Id"]
         if not digests:
             self.doubts.append("built on this machine (no digest of a registry)")
         own = _OWN_VARIABLE.get(self.name)
-        variables = [each.partition("=")[0] for each in described["Config"]["Env"] or []]
+        variables = [each.partition("=")[0] for each in described["Config"].get("Env") or []]
         if own and own not in variables:
             self.doubts.append(f"without {own} of the published image")
+        label, begin = _OWN_LABEL.get(self.name, ("", ""))
+        if label and not (described["Config"].get("Labels") or {}).get(label, "").startswith(begin):
+            self.doubts.append(f"without the label {label} of the published image")
+        if every_image_has_a_digest and not own and not label:
+            self.uncertain = (
+                "origin not certain: nothing in it names its publisher, and here Docker gives a digest to every image"
+            )
 
     def heard(self, version: str, product: str = "") -> None:
         """Note what the server says; a ``product`` is another one than the image should have."""
