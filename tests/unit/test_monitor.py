@@ -133,6 +133,27 @@ def test_invented_services_and_endless_replicas_take_no_memory(clock: Clock) -> 
     assert book.heartbeat_received(beat("ml_consumer", replica="8", state="stopped"))
 
 
+def test_one_database_of_ones_own_is_watched_and_no_second_one(clock: Clock) -> None:
+    book = ServiceBook(8.0, clock, {"ml_consumer", "database_mongo"})
+    for name in ("database_", "database_" + "x" * 51, "database_<b>", "my_database_1"):
+        assert not book.heartbeat_received(beat(name, "1"))
+    assert book.heartbeat_received(beat("database_memory", "1"))
+    for number in range(1000):
+        assert not book.heartbeat_received(beat(f"database_{number}", "1"))
+    assert book.heartbeat_received(beat("database_mongo", "1"))
+    assert [each.service for each in book.services()] == ["database_memory", "database_mongo"]
+    assert passed(book, clock, 10) == ["1", "1"]
+    assert book.figures()[Figure("services/silent", "database_memory")] == 1
+    # After a restart of monitoring it is missed, and another one that is there now is heard.
+    restarted = ServiceBook(8.0, clock, {"ml_consumer"})
+    kept = ServiceBook(8.0, clock)
+    kept.heartbeat_received(beat("database_memory", "1"))
+    restarted.expect(kept.services())
+    assert restarted.heartbeat_received(beat("database_file", "1"))
+    assert not restarted.heartbeat_received(beat("database_third", "1"))
+    assert [each.service for each in restarted.services()] == ["database_file", "database_memory"]
+
+
 def test_the_same_name_with_a_later_start_is_a_restart_and_another_replica_is_none(book: ServiceBook) -> None:
     book.heartbeat_received(beat("serving", "a"))
     book.heartbeat_received(beat("serving", "b"))

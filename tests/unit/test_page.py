@@ -351,6 +351,12 @@ def test_an_outlier_is_named_with_its_record(monitor: Monitor) -> None:
         assert "B-0007: measured 1234.5, predicted 123.4" in where
 
 
+def test_a_database_of_ones_own_has_the_box_of_databases(monitor: Monitor) -> None:
+    assert "database_memory: ready, 1 running" not in diagrams(read(monitor))[0]
+    monitor.services.heartbeat_received(heartbeat("database_memory"))
+    assert "database_memory: ready, 1 running" in diagrams(read(monitor))[0]
+
+
 def test_two_serving_services_are_not_replicas_of_one(monitor: Monitor) -> None:
     for service in ("ml_serving", "ml_serving_mlflow"):
         monitor.services.heartbeat_received(heartbeat(service))

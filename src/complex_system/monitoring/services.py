@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MAX_REPLICAS = 200
 MAX_NAME = 200
 MAX_DETAIL = 1000
 """Characters of names and of what a replica says about itself."""
+_OWN_DATABASE = re.compile("database_[a-z0-9_]{1,50}")
+"""Names of database services of somebody's own, which have a user at the broker, too (``messaging/permissions.py``)."""
 _WORST_FIRST: tuple[State, ...] = ("silent", "failing", "waiting", "starting", "working", "ready", "stopped")
 _MEGABYTE = 1e6
 
@@ -95,6 +98,8 @@ class _Replica:
 class ServiceBook:
     """Keeps what heartbeats say, of declared services and of a bounded number of replicas: anybody may have sent them.
 
+    Of databases of somebody's own, which nobody has declared, the first one that is heard is kept, and no other one by this process.
+
     Times are of ``clock``, monotonic seconds.
     """
 
@@ -115,6 +120,7 @@ class ServiceBook:
         """
         self._began = now()
         self._declared = declared
+        self._own_database = ""
         self._ignored = 0
         self._silent_after = silent_after
         self._clock = clock
@@ -157,7 +163,14 @@ class ServiceBook:
 
     def _is_believed(self, beat: Heartbeat) -> bool:
         texts = (beat.service, beat.replica, beat.instance, beat.host, beat.url, beat.version, beat.pipeline_version)
-        return (self._declared is None or beat.service in self._declared) and max(map(len, texts)) <= MAX_NAME
+        if max(map(len, texts)) > MAX_NAME:
+            return False
+        if not self._own_database and not self._is_declared(beat.service) and _OWN_DATABASE.fullmatch(beat.service):
+            self._own_database = beat.service
+        return self._is_declared(beat.service)
+
+    def _is_declared(self, service: str) -> bool:
+        return self._declared is None or service in self._declared or service == self._own_database
 
     def _has_room(self, service: str) -> bool:
         """Return whether a replica may be added, after making room among those that do not run."""
@@ -192,7 +205,8 @@ class ServiceBook:
         Those that are unknown to it and were heard by now have taken places, as in :meth:`heartbeat_received`.
         """
         for each in services:
-            if self._declared is not None and each.service not in self._declared:
+            # One that was kept says nothing of which database there is now: that one is heard.
+            if not self._is_declared(each.service) and (self._own_database or not _OWN_DATABASE.fullmatch(each.service)):
                 continue
             kept = {replica.replica: replica for replica in each.replicas}
             missing = [

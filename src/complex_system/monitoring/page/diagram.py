@@ -18,7 +18,10 @@ _WORST_FIRST: tuple[Level, ...] = ("bad", "warn", "good", "none")
 
 
 class Node(NamedTuple):
-    """A box: its name, the services behind it, and its corner on a wide and on a narrow screen."""
+    """A box: its name, the services behind it, and its corner on a wide and on a narrow screen.
+
+    A name that ends with ``_`` is the beginning of names.
+    """
 
     key: str
     title: str
@@ -51,7 +54,7 @@ class Label(NamedTuple):
 W, H = 150.0, 58.0
 NODES = (
     Node("source", "Source", ("dummy_data_generation",), (8, 34), (100, 8)),
-    Node("database", "Database", ("database_mongo", "database_maria"), (266, 34), (100, 118)),
+    Node("database", "Database", ("database_",), (266, 34), (100, 118)),
     Node("processing", "Processing", ("data_processing",), (266, 176), (8, 240)),
     Node("trainers", "Trainers", (
         "ml_lightgbm_regression_mlflow", "ml_pytorch_regression_mlflow", "ml_pytorch_regression",
@@ -154,7 +157,8 @@ def _content(labels: Mapping[str, Label], services: Mapping[str, ServiceState], 
 
 
 def _box(node: Node, services: Mapping[str, ServiceState], x: float, y: float) -> str:
-    found = [services[name] for name in node.services if name in services]
+    beginnings = tuple(name for name in node.services if name.endswith("_"))
+    found = [each for name, each in services.items() if name in node.services or name.startswith(beginnings)]
     levels = [level_of(each.state) for each in found]
     worst: Level = next((level for level in _WORST_FIRST if level in levels), "none")
     if not found:
