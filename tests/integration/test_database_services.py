@@ -186,6 +186,7 @@ async def test_ranges_of_keys_have_about_as_many_records_each_however_many_a_que
     asked = KeyRangesRequest(count=1000, places=15, after=keys[4])
     monkeypatch.setattr(database_service, "_RANGES_SECONDS", 10.0)
     assert await tester.ask(protocol.GET_KEY_RANGES, asked) == [keys[19], keys[34]]
+    assert await tester.ask(protocol.GET_KEY_RANGES, KeyRangesRequest(count=3)) == [keys[9], keys[19], keys[29]]
 
 
 async def test_records_without_a_key_get_one(tester: TesterService, service: DatabaseService, records: list[Record]) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from complex_system.backup.deployment import back_up
+from complex_system.backup.places import DATABASE, Place
+from complex_system.errors import BackupError
+from complex_system.settings import Settings
 from runs import FIOT, ROOT
 
 
@@ -31,4 +35,12 @@ def test_a_command_that_cannot_begin_says_why(tmp_path: Path, arguments: tuple[s
     assert done.returncode != 0
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_database_of_ones_own_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    config_dir = ROOT / "deployments/mongo/config_dir"
+    place = Place("'mine'", (DATABASE,), Settings.construct(target=""), "database_memory", None, None, config_dir)
+    with pytest.raises(BackupError, match="'database_memory'.* MongoDB and MariaDB.*--without database"):
+        await back_up(place, "mine", tmp_path / "new", lambda _: None)
     assert list(tmp_path.iterdir()) == []

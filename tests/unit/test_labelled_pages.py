@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,8 @@ from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page, encode_page
 from complex_system.errors import StoreUnavailableError
 from complex_system.messaging.clients import DatabaseClient
-from complex_system.protocol.database import GET_PROCESSED, ColumnsRequest
+from complex_system.protocol.database import GET_COUNTS, GET_KEY_RANGES, GET_PROCESSED, ColumnsRequest, RecordCounts
+from complex_system.service_layer.database.service import DatabaseService
 from complex_system.service_layer.training.pages import LabelledPages
 from complex_system.settings import Settings
 
@@ -46,3 +48,44 @@ async def test_a_worker_asks_for_its_ranges_only_and_gets_each_record_once(away:
         assert found == [key for key in KEYS if (low or "") < key and (high is None or key <= high)]
         assert {asked.until for asked in database.asked} == {high}
         database.asked.clear()
+
+
+class Replicas:
+    """Answers requests for ranges in turn: the second replica is of an earlier release and knows neither ``places`` nor ``after``."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    async def ask(self, request: Any, value: Any, seconds: float | None = None, made: float | None = None) -> Any:
+        if request is GET_COUNTS:
+            return RecordCounts(raw=40, processed=40, labelled=40, rejected=0)
+        assert request is GET_KEY_RANGES
+        self._asked += 1
+        return KEYS[9:30:10] if self._asked == 2 else [KEYS[9]]
+
+
+async def test_the_ranges_stay_in_order_where_a_replica_of_an_earlier_release_answers_too() -> None:
+    assert await DatabaseClient(Replicas()).key_ranges(4) == [(None, KEYS[9]), (KEYS[9], None)]
+
+
+class Places(DatabaseService):
+    """A database service that has counted 40 records."""
+
+    def make_store(self) -> Any:
+        raise NotImplementedError
+
+    async def _counts(self) -> RecordCounts:
+        return RecordCounts(raw=40, processed=40, labelled=40, rejected=0)
+
+    async def _key_behind(self, after: str | None, places: int) -> str | None:
+        place = KEYS.index(after) + places if after else places - 1
+        return KEYS[place] if place < len(KEYS) else None
+
+
+@pytest.mark.parametrize(
+    ("asked", "ends"),
+    [({"count": 3}, ["k09", "k19", "k29"]), ({"count": 1000}, KEYS), ({"count": 2, "places": 15}, ["k14", "k29"])],
+)
+async def test_a_request_that_leaves_the_places_out_gets_ranges_of_the_same_size(asked: Any, ends: list[str]) -> None:
+    answer = inspect.unwrap(DatabaseService.get_key_ranges)
+    assert await answer(Places.__new__(Places), GET_KEY_RANGES.decode_request(asked)) == ends

@@ -297,10 +297,15 @@ async def _opened(place: Place) -> AsyncIterator[StoreCopy]:
         from complex_system.storage.mongo.copy import MongoCopy
 
         store = MongoCopy(place.settings)
-    else:
+    elif place.database == "database_maria":
         from complex_system.storage.maria.copy import MariaCopy
 
         store = MariaCopy(place.settings)
+    else:
+        raise BackupError(
+            f"The database of '{place.database}' is not one of those that are backed up here, MongoDB and MariaDB. Use its own tools, "
+            "and make the backup of the rest with --without database."
+        )
     try:
         await store.open()
         yield store

@@ -222,7 +222,8 @@ class DatabaseClient:
         while wanted := count - 1 - len(ends):
             asked = database.KeyRangesRequest(count=wanted, places=places, after=ends[-1] if ends else None)
             found: list[str] = await self._ask(database.GET_KEY_RANGES, asked)
-            if not found:  # fewer records than ranges, or some have gone
+            # Fewer records than ranges, or some have gone; or a replica of an earlier release, which begins anew.
+            if not found or (ends and found[0] <= ends[-1]):
                 break
             ends += found
         return list(pairwise([None, *ends, None]))

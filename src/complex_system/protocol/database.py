@@ -94,12 +94,12 @@ class KeyRangesRequest(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         count: Ranges whose ends are wanted.
-        places: Processed records of a range.
+        places: Processed records of a range; None for as many as make one range more of all records than ends are wanted.
         after: Key behind which the first range begins, such as the last one of the reply before; None for all records.
     """
 
     count: Annotated[int, Meta(ge=1, le=1000)]
-    places: Annotated[int, Meta(ge=1, le=2**53)]
+    places: Annotated[int, Meta(ge=1, le=2**53)] | None = None
     after: Key | None = None
 
 

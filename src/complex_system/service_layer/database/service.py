@@ -264,8 +264,10 @@ class DatabaseService(DocumentSubjects):
         """Return the ends of ranges of processed records, as many as are found in some seconds; none behind the last record."""
         ends: list[str] = []
         end, until = asked.after, time.monotonic() + _RANGES_SECONDS
+        if (places := asked.places) is None:
+            places = max(1, math.ceil((await self._counts()).processed / (asked.count + 1)))
         while len(ends) < asked.count and (not ends or time.monotonic() < until):
-            if (end := await self._key_behind(end, asked.places)) is None:
+            if (end := await self._key_behind(end, places)) is None:
                 break
             ends.append(end)
         return ends

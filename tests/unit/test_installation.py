@@ -1,0 +1,61 @@
+"""What ``make`` tells uv of pip's configuration, and what it says. Python and uv are scripts here that show what they are asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = '#!/bin/sh\ncat "$(dirname "$0")/settings"\n'
+UV = """#!/bin/sh
+echo "uv $* index=$UV_INDEX strategy=$UV_INDEX_STRATEGY default=$UV_DEFAULT_INDEX"
+case "$*" in *--torch-backend*) exit 1;; *"-e .["*) echo " + nvidia-cublas";; esac
+"""
+TARGETS = f"include {ROOT}/Makefile\npackages:\n\t@$(UV_INSTALL) x\npytorch:\n\t@$(CPU_TORCH)\n"
+
+
+def make(folder: Path, target: str, settings: str, *arguments: str) -> str:
+    """Run one of the recipes where pip's configuration has these settings."""
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, text in (("python", PYTHON), ("uv", UV)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    (programs / "settings").write_text(settings)
+    (folder / "constraints.txt").write_text("torch==2.0\n")
+    (folder / "own.mk").write_text(TARGETS)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "MAKE"))}
+    command = ["make", "-s", "-f", "own.mk", target, "PYTHON=python3", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(("settings", "asked"), [
+    ("", "x index= strategy= default="),
+    ("global.no-index='true'", "--no-index x index= strategy= default="),
+    ("global.no-index='true'\n:env:.no-index='0'", "x index= strategy= default="),
+    ("global.extra-index-url='\\nfile:///a\\nhttp://b'", "x index=file:///a http://b strategy=unsafe-best-match default="),
+    ("global.index-url='http://a'", "x index= strategy= default=http://a"),
+])  # fmt: skip
+def test_uv_asks_where_pip_would(tmp_path: Path, settings: str, asked: str) -> None:
+    said = make(tmp_path, "packages", settings)
+    assert said.removeprefix("uv pip install --compile-bytecode ") == asked
+
+
+@pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="a machine with an NVIDIA driver takes CUDA")
+@pytest.mark.parametrize(("settings", "why"), [
+    ("", "its index of CPU builds is not reached"),
+    ("global.index-url='http://a'", "PyTorch's is not asked"),
+    ("global.no-index='1'", "PyTorch's is not asked"),
+])  # fmt: skip
+def test_pytorch_with_cuda_is_announced_with_its_reason(tmp_path: Path, settings: str, why: str) -> None:
+    assert why in make(tmp_path, "pytorch", settings)
+
+
+def test_a_named_index_of_pytorch_is_the_only_one_that_is_asked_for_it(tmp_path: Path) -> None:
+    said = make(tmp_path, "pytorch", "global.extra-index-url='http://a'\nglobal.no-index='1'", "TORCH_INDEX=http://torch")
+    assert "--no-deps" in said
+    assert "--default-index http://torch torch==2.0 index= " in said
+    assert "--no-index" not in said
