@@ -9,7 +9,7 @@ model is best varies, too.
 ``<!-- run: output varies -->`` runs it, and does not look at the output.
 ``<!-- run with: FOLDER -->`` runs Python with the interpreter of another virtual environment of the repository.
 ``<!-- run without: COMMAND, ... -->`` runs it but for the commands that begin so.
-``<!-- not run: WHY -->`` does not run it; WHY may name the test that does.
+``<!-- not run: WHY -->`` does not run it; WHY may name the test that does, and a command that it does without: without `fiot run`.
 ``<!-- by hand: COMMANDS -->`` is no block: shell commands that do what the text asks the reader to do himself.
 ``<!-- another terminal -->`` begins one, in the folder in which the page began.
 ``<!-- beside: fiot run mongo -->`` once in a page: its commands are called while that runs.

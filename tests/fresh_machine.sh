@@ -61,9 +61,11 @@ take_over_apt() {
 }
 
 # pip's configuration on this machine, from files and variables, becomes the root's /etc/pip.conf; the folders and files it names are copied.
+# An extra index on this machine's disk is left out: its pages name files that lie elsewhere.
 take_over_pip() {
     local settings path
-    settings=$("$python" -m pip config list | sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'\$/\2 = \3/p" | sed 's/\\n/ /g')
+    settings=$("$python" -m pip config list | sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'\$/\2 = \3/p" | sed 's/\\n/ /g' |
+        sed -E '/^extra-index-url = /{s# ?file://[^ ]*##g; /=$|= *$/d}')
     { echo '[global]'; awk -F ' = ' 'NF == 2 { value[$1] = $2 } END { for (name in value) print name " = " value[name] }' <<<"$settings"; } >"$root/etc/pip.conf"
     for path in $(sed 's#file://##g; s/,/ /g' <<<"$settings ${UV_FIND_LINKS:-} ${SSL_CERT_FILE:-}"); do
         if [[ $path == /* && -e $path && ! -e $root$path ]]; then

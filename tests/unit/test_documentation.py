@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
 from documented import LANGUAGES, ROOT, blocks, commands, difference, pages
@@ -15,8 +19,53 @@ def test_every_command_block_is_run_or_says_why_not(page: str) -> None:
             f"{where}: mark it with <!-- run --> or <!-- not run: WHY -->, or name its language, such as ```text"
         )
         assert block.mark != "not run" or block.more, f"{where}: say why"
-        for word in block.more.split() if block.mark == "not run" else ():
-            assert not word.startswith("tests/") or (ROOT / word.rstrip(",;")).exists(), f"{where}: there is no {word}"
+        if block.mark == "not run":
+            assert not (wrong := uncovered(page, block.text, block.more)), f"{where}: {wrong}"
+
+
+def uncovered(page: str, text: str, mark: str) -> str:
+    """Say what the tests that a mark names do not have of a block; nothing if they call all its commands of ``fiot``.
+
+    Other commands are the shell's own, or make ready. ```without `fiot run` ``` in a mark takes one out.
+    """
+    files = [ROOT / word.rstrip(",;:") for word in mark.split() if word.startswith("tests/")]
+    if missing := [path for path in files if not path.is_file()]:
+        return f"there is no {missing[0]}"
+    commands = set(re.findall(r"^(?:.*?[\s/])?(fiot (?:extras )?[a-z][\w-]*)", text.replace("&& ", "\n"), re.MULTILINE))
+    for command in sorted(commands - set(re.findall(r"without `(.+?)`", mark))) if files else ():
+        if not any(calls(path, command, page) for path in files):
+            return f"none of the named tests calls `{command}`"
+    return ""
+
+
+def calls(path: Path, command: str, page: str) -> bool:
+    """Return whether a test file names a command in its code, or the page whose blocks it runs; docstrings do not count."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return command in text
+    nodes = list(ast.walk(ast.parse(text)))
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings}
+    words = {each for each in strings if isinstance(each, str)}
+    handed = [each for node in nodes if isinstance(node, ast.Call) for each in node.args]
+    handed += [each for node in nodes if isinstance(node, ast.List | ast.Tuple) for each in node.elts]
+    last = command.rsplit(maxsplit=1)[-1]
+    return (
+        any(isinstance(each, ast.Constant) and each.value == last for each in handed)
+        or any(command in each or each.endswith(page.rpartition("/")[2]) for each in words)
+        or any(isinstance(node, ast.Name) and node.id == f"fiot_{last}" for node in nodes)
+    )
+
+
+def test_a_mark_names_tests_that_call_the_commands() -> None:
+    named = "tests/unit/test_backup_command.py"
+    none = "none of the named tests calls"
+    assert uncovered("docs/x.md", "$ fiot extras backup mongo x\ncd x", named) == ""
+    assert uncovered("docs/x.md", "a && /x/bin/fiot extras undo mongo", f"x; {named}: it") == f"{none} `fiot extras undo`"
+    assert uncovered("docs/x.md", "A=b fiot run mongo", named) == f"{none} `fiot run`"
+    assert uncovered("docs/x.md", "A=b fiot run mongo", f"{named} without `fiot run`") == ""
+    assert uncovered("docs/x.md", "fiot run mongo", "needs Docker") == ""
+    assert uncovered("docs/x.md", "ls", "tests/unit/test_nothing.py, which ...").startswith("there is no ")
 
 
 def test_a_block_is_cut_into_commands_with_what_they_print() -> None:
