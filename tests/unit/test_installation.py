@@ -1,12 +1,15 @@
-"""What ``make`` tells uv of pip's configuration, and what it says. Python and uv are scripts here that show what they are asked."""
+"""What ``make`` tells uv of pip's configuration and what it says, where Python and uv are scripts that show what they are asked; pins.
 
 from __future__ import annotations
 
 import os
 import subprocess
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PYTHON = '#!/bin/sh\ncat "$(dirname "$0")/settings"\n'
@@ -59,3 +62,15 @@ def test_a_named_index_of_pytorch_is_the_only_one_that_is_asked_for_it(tmp_path:
     assert "--no-deps" in said
     assert "--default-index http://torch torch==2.0 index= " in said
     assert "--no-index" not in said
+
+
+def test_every_package_runs_on_the_python_of_debian_12() -> None:
+    pinned = {
+        canonicalize_name(line.split("==")[0])
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    installed = [found for found in distributions() if canonicalize_name(found.name) in pinned]
+    assert len(installed) > 200
+    wanted = {found.name: found.metadata["Requires-Python"] or "" for found in installed}
+    assert {name: version for name, version in wanted.items() if "3.11.2" not in SpecifierSet(version)} == {}
