@@ -1,4 +1,4 @@
-"""What ``make`` tells uv of pip's configuration and what it says, where Python and uv are scripts that show what they are asked; pins.
+"""What ``make`` tells uv of pip's configuration, and what it says, with scripts in place of Python and uv; pins for every Python."""
 
 from __future__ import annotations
 
