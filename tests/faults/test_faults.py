@@ -275,9 +275,9 @@ async def test_services_that_start_first_wait_and_say_for_what(
                 lambda name=name: f"Waiting for the broker at 127.0.0.1:{servers.nats.port}" in system.log(name), 60
             )
         await again(servers.nats)
-        await eventually(lambda: "No service answers 'get-unprocessed-page'" in system.detail(PROCESSING), 60)
-        await eventually(lambda: "No service answers 'save-many-raw-datapoints'" in system.detail(SOURCE), 60)
-        assert system.state(PROCESSING) == system.state(SOURCE) == "waiting"
+        for name, subject in ((PROCESSING, "get-unprocessed-page"), (SOURCE, "save-many-raw-datapoints")):
+            said = ("waiting", f"No service answers '{subject}' at the moment.")
+            await eventually(lambda name=name, said=said: (system.state(name), system.detail(name)) == said, 60)
         system.start(servers.service)
         await eventually(lambda: system.state(servers.service) == "waiting", 60)
         assert f"at 127.0.0.1:{servers.database.port} does not answer" in system.detail(servers.service)
