@@ -278,7 +278,6 @@ def bad_requests(dataset: Dataset) -> list[tuple[Any, Any, type[Exception], str]
         (protocol.GET_KEY_RANGES, {}, InvalidRequestError, "count"),
         (protocol.GET_KEY_RANGES, {"count": 0}, InvalidRequestError, "count"),
         (protocol.GET_KEY_RANGES, {"count": 1001}, InvalidRequestError, "count"),
-        (protocol.GET_KEY_RANGES, {"count": 1}, InvalidRequestError, "places"),
         (protocol.GET_KEY_RANGES, {"count": 1, "places": 0}, InvalidRequestError, "places"),
         (protocol.GET_UNPROCESSED, {}, InvalidRequestError, "version"),
         (protocol.GET_UNPROCESSED, {"version": ""}, InvalidRequestError, "version"),
