@@ -109,7 +109,7 @@ async def test_the_models_of_a_round_are_registered_as_one_and_served_by_name(
     # MLflow goes away while the stack is logged: the same one is logged when it is back.
     logged = gone_once(monkeypatch)
     async with running(QuickConsumer, settings, plant):
-        told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+        told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 120)
         champion = await eventually(lambda: ear.champions and ear.champions[0])
     assert [each.trainer for each in logged if each.trainer == "stack"] == ["stack", "stack"]
     assert logged[0] is logged[1]
@@ -157,7 +157,7 @@ async def test_the_models_of_a_round_are_registered_as_one_and_served_by_name(
         register_onnx, address[0], plant, linear_onnx(plant, 5.0), prefix=prefix, champion=False, model_key="secret", round="next"
     )  # fmt: skip
     async with running(QuickConsumer, settings, plant):
-        second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 40)
+        second = await eventually(lambda: len(ear.comparisons) == 2 and ear.comparisons[1], 120)
     assert {("stack", "1"), ("lightgbm", "2")} <= {(each.trainer, each.version) for each in second.results}
     assert await asyncio.to_thread(registry.versions, stack) == ["1"]
 
@@ -174,7 +174,7 @@ async def test_without_the_setting_there_is_no_stack(
     tracker = MlflowTracker(settings.mlflow_tracking_uri, settings.mlflow_experiment, settings.model_prefix, "secret")
     await asyncio.to_thread(tracker.log, result)
     async with running(QuickConsumer, settings, plant):
-        told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+        told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 120)
     assert "stack" not in {each.trainer for each in told.results}
 
 
@@ -190,7 +190,7 @@ async def test_with_many_records_the_weights_come_from_hold_out_records_that_do_
             register_onnx, settings.mlflow_tracking_uri, dataset, onnx_model, trainer=trainer_name, **tracking
         )
     async with running(QuickConsumer, settings):
-        told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 40)
+        told = await eventually(lambda: ear.comparisons and ear.comparisons[0], 120)
     assert told.ranked_by == "hold-out"
     assert told.baselines == {}, "the lab's best possible error is known"
     assert {each.trainer for each in told.results} == {"lightgbm", "pytorch", "stack"}
