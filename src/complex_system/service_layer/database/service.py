@@ -8,7 +8,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from typing_extensions import override
 
@@ -99,7 +99,7 @@ class DatabaseService(DocumentSubjects):
 
     ingest: Ingest | None = None
     _ends: dict[tuple[int, int], tuple[str, float]]
-    _write_failed = -math.inf
+    _failed_writes: dict[str, float]
     _recounts = 0
 
     @abstractmethod
@@ -109,7 +109,7 @@ class DatabaseService(DocumentSubjects):
     @override
     async def on_start(self) -> None:
         order = () if ORDER in self.dataset.by_name else (Column(name=ORDER, type="number", optional=True),)
-        self._ends = {}
+        self._ends, self._failed_writes = {}, {}
         self._raw_check = raw_check(self.dataset, also=order)
         self._processed_check = processed_check(self.dataset)
         self.store = self.make_store()
@@ -153,7 +153,7 @@ class DatabaseService(DocumentSubjects):
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
         try:
-            saved = await self._written(self.writer.save(records, SENDER.get(), SENT.get()))
+            saved = await self._written("raw", self.writer.save(records, SENDER.get(), SENT.get()))
         except InvalidRecordError as error:
             raise _nothing_written(error) from None
         if headers := tracing.headers():
@@ -275,7 +275,7 @@ class DatabaseService(DocumentSubjects):
     @answers(database.REJECT_RAW)
     async def reject(self, asked: RejectRequest) -> Rejected:
         """Reject raw records that cannot be processed."""
-        await self._written(self.store.reject(asked.rejections, asked.version))
+        await self._written("rejected", self.store.reject(asked.rejections, asked.version))
         return Rejected(db=self.store.label, rejected=len(asked.rejections))
 
     @answers(database.GET_REJECTED)
@@ -299,7 +299,7 @@ class DatabaseService(DocumentSubjects):
 
     def _make_ingest(self) -> Ingest:
         def save(records: list[Record], sources: Sequence[str], orders: Sequence[float]) -> Awaitable[Any]:
-            return self._written(self.writer.save(records, sources, orders))
+            return self._written("raw", self.writer.save(records, sources, orders))
 
         check, probe, traced = self._raw_check, self.store.probe, self._announce_traces
         return Ingest(self.broker, self.settings, check=check, save=save, probe=probe, traced=traced)
@@ -330,18 +330,23 @@ class DatabaseService(DocumentSubjects):
         return after
 
     async def _upsert(self, page: Page) -> Upserted:
-        await self._written(self.store.upsert_processed(page.table, page.notes.get("version", self.dataset.version)))
+        await self._written(
+            "processed", self.store.upsert_processed(page.table, page.notes.get("version", self.dataset.version))
+        )
         return Upserted(db=self.store.label, upserted=page.table.num_rows)
 
-    async def _written(self, work: Awaitable[W]) -> W:
-        """Wait for a write of records, as for any work of the store, and remember whether it failed."""
+    async def _written(self, kind: Literal["raw", "processed", "rejected"], work: Awaitable[W]) -> W:
+        """Wait for a write of records, as for any work of the store, and remember when one of its kind failed last.
+
+        With the last room on a disk one table can still grow and another cannot.
+        """
         try:
             written = await self._stored(work)
         except StoreUnavailableError as error:
             if error.answered:
-                self._write_failed = time.monotonic()
+                self._failed_writes[kind] = time.monotonic()
             raise
-        self._write_failed = -math.inf
+        self._failed_writes.pop(kind, None)
         return written
 
     async def _watch(self) -> float | None:
@@ -351,11 +356,10 @@ class DatabaseService(DocumentSubjects):
                 return None
             await self.store.probe()  # a full disk answers a ping
         except StoreUnavailableError as error:
-            self._write_failed = -math.inf
             await self.set_state("failing", error.message)
         else:
             # On a disk that is almost full a probe may be written where a batch is not: the records decide while somebody sends any.
-            if time.monotonic() - self._write_failed > self.records_decide:
+            if time.monotonic() - max(self._failed_writes.values(), default=-math.inf) > self.records_decide:
                 await self.set_state("ready")
         return None
 
