@@ -37,12 +37,23 @@ def test_a_project_is_written_and_known_to_fiot(tmp_path: Path, capsys: pytest.C
     unknown = fiot(folder, "run", "none")
     assert unknown.returncode == 1
     assert "this project has maria, mongo" in unknown.stderr
+    # A service of its own, as `fiot create new-service` makes it.
+    own = folder / "src" / "my_plant_services" / "my_service"
+    own.mkdir()
+    (own / "run.py").touch()
+    (own / "manifest.yaml").write_text("fastiot_service:\n  name: my_service\n")
+    deployment = folder / "deployments" / "mongo" / "deployment.yaml"
+    deployment.write_text(deployment.read_text().replace("\nservices:\n", "\nservices:\n  my_service:\n"))
     # Passwords, and the configuration of all containers: what names every service and its manifest.
     assert fiot(folder, "extras", "init-env", "mongo").returncode == 0
     configured = fiot(folder, "config", "mongo")
     assert configured.returncode == 0, configured.stderr
     compose = (folder / "build" / "deployments" / "mongo" / "docker-compose.yaml").read_text()
     assert "ml_lightgbm_regression_mlflow" in compose
+    assert 'user: "my_service"' in (folder / "build" / "deployments" / "mongo" / "users.conf").read_text()
+    variables = (folder / "build" / "deployments" / "mongo" / "env" / "my_service.env").read_text()
+    assert "FASTIOT_NATS_USER=my_service" in variables
+    assert "COMPLEX_SYSTEM_API_KEY" not in variables
 
 
 def test_a_service_of_ones_own_begins_in_a_new_project(tmp_path: Path) -> None:
