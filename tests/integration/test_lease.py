@@ -169,6 +169,33 @@ async def test_a_write_whose_success_was_not_heard_of_is_ones_own(broker: Settin
         assert not a.lease.lost.is_set()
 
 
+async def test_a_write_whose_success_was_not_heard_of_before_the_lease_expired_is_ones_own(
+    broker: Settings, service: str
+) -> None:
+    async with replicas(broker, service, "a") as (a,):
+        await a.taken()
+        a.freeze()
+        bucket = await a.lease._open()
+        entry = await bucket.get(module.DEFAULT_KEY)
+        await bucket.update(module.DEFAULT_KEY, entry.value or b"", last=entry.revision)
+        await asyncio.sleep(module.TTL + 1.0)
+        a.resume()
+        await eventually(lambda: a.lease.is_held or a.lease.lost.is_set())
+        assert a.lease.is_held
+
+
+async def test_a_replica_that_held_the_lease_only_for_a_moment_has_held_it(broker: Settings, service: str) -> None:
+    async with replicas(broker, service, "a", "b") as (a, b):
+        await a.taken()
+        a.freeze()
+        await b.taken()
+        b.freeze()
+        await asyncio.sleep(module.TTL + 1.0)
+        a.resume()
+        await asyncio.wait_for(a.lease.lost.wait(), 10)
+        assert not a.lease.is_held
+
+
 async def test_a_holder_of_this_machine_that_has_ended_is_not_waited_for(
     broker: Settings, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,30 @@ async def test_health_and_heartbeats_tell_the_state(tester: TesterService, setti
     await eventually(lambda: beats[-1]["service"] == "echo" and beats[-1]["state"] == "stopped")
 
 
+class HungryService(SystemService):
+    """Waits while it starts."""
+
+    async def on_start(self) -> None:
+        await self.set_state("waiting", "no food")
+
+
+class ThirstyService(HungryService):
+    """Waits in a loop, too."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        self.every(60.0, self.drink)
+
+    async def drink(self) -> None:
+        await self.set_state("waiting", "no water")
+
+
+async def test_a_service_that_has_started_is_ready_unless_a_loop_waits_already(settings: Settings) -> None:
+    for service, said in ((HungryService, ("ready", "")), (ThirstyService, ("waiting", "no water"))):
+        async with running(service, settings) as started:
+            assert (started.health().state, started.health().detail) == said
+
+
 async def test_a_reply_that_cannot_be_encoded_is_an_error_reply(tester: TesterService, settings: Settings) -> None:
     async with running(EchoService, settings):
         with pytest.raises(InternalError):

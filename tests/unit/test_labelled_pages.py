@@ -22,31 +22,37 @@ ROWS = 3
 
 
 class Database:
-    """Answers requests for processed records as the database service does, in small pages, and remembers them."""
+    """Answers requests for processed records as the database service does, in small pages, and remembers them.
 
-    def __init__(self, away: int = 0) -> None:
+    One of an earlier release does not know ``until``.
+    """
+
+    def __init__(self, away: int = 0, *, earlier: bool = False) -> None:
         self.asked: list[ColumnsRequest] = []
-        self._away = away
+        self._away, self._earlier = away, earlier
 
     async def ask(self, request: Any, value: Any, seconds: float | None = None, made: float | None = None) -> Any:
         assert request is GET_PROCESSED
         self.asked.append(value)
         if len(self.asked) == self._away:
             raise StoreUnavailableError("away")
-        found = [key for key in KEYS if (value.after or "") < key and (value.until is None or key <= value.until)][:ROWS]
+        until = None if self._earlier else value.until
+        found = [key for key in KEYS if (value.after or "") < key and (until is None or key <= until)][:ROWS]
         return encode_page(Page(pa.table({ID: pa.array(found, pa.string())}), found[-1] if len(found) == ROWS else None))
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("away", [0, 1, 3])
-async def test_a_worker_asks_for_its_ranges_only_and_gets_each_record_once(away: int) -> None:
-    database = Database(away)
-    ranges = [(None, "k10"), ("k10", "k22"), ("k22", None)]
+async def test_a_worker_asks_for_its_ranges_only_and_gets_each_record_once(away: int, earlier: bool) -> None:
+    database = Database(away, earlier=earlier)
+    ranges = [(None, "k10"), ("k10", "k22"), ("k22", "k38"), ("k38", None)]
     pages = LabelledPages(Settings.construct(), "trainer", "v1", [ID], None, ranges)
     for low, high in ranges:
         read = [page async for page in pages._range(DatabaseClient(database), low, high)]
         found = [key for page in read for key in page.column(ID).to_pylist()]
         assert found == [key for key in KEYS if (low or "") < key and (high is None or key <= high)]
         assert {asked.until for asked in database.asked} == {high}
+        assert len(database.asked) <= len(found) // ROWS + 1 + (away > 0)  # a range ends with its last key
         database.asked.clear()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from complex_system.domain.dataset import ID
 from complex_system.domain.pages import Page
 from complex_system.errors import StoreUnavailableError
-from complex_system.protocol.database import RecordCounts
+from complex_system.protocol.database import KeyRangesRequest, RecordCounts
 from complex_system.service_layer.database import service as database_service
 from complex_system.service_layer.database.service import DatabaseService
 
@@ -49,15 +50,13 @@ def service_of(store: Any, monkeypatch: pytest.MonkeyPatch) -> DatabaseService:
     return found
 
 
-async def test_a_page_that_is_far_past_the_end_is_empty_without_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_past_the_end_is_empty_as_soon_as_the_walk_arrives_there(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(RECORDS)
     service = service_of(store, monkeypatch)
-    assert await service._numbered_page(10**9, 10) == []
-    assert await service._numbered_page(21, 10) == []
-    assert store.walked == []
-    assert await service._numbered_page(20, 10) == []
+    for number in (10**9, 11):
+        assert await service._numbered_page(number, 10) == []
+    assert store.walked == [10] * 22
     assert await service._numbered_page(8, 10) == [{"y": place} for place in range(80, 90)]
-    assert {*store.walked} == {10}
 
 
 async def test_records_that_are_not_counted_yet_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +66,9 @@ async def test_records_that_are_not_counted_yet_are_found(monkeypatch: pytest.Mo
         assert await service._numbered_page(number, 5) == [{"y": place} for place in range(5 * number, 5 * number + 5)]
     service._ends = {}
     assert await service._numbered_page(2, 5) == [{"y": place} for place in range(10, 15)]
-    store = Store(50)
-    assert await service_of(store, monkeypatch)._numbered_page(9, 10) == [{"y": place} for place in range(90, 100)]
+    for counted in (0, 50):
+        service = service_of(Store(counted), monkeypatch)
+        assert await service._numbered_page(9, 10) == [{"y": place} for place in range(90, 100)]
 
 
 async def test_a_walk_that_takes_too_long_is_refused_and_the_service_stays_ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +84,23 @@ async def test_a_walk_that_takes_too_long_is_refused_and_the_service_stays_ready
         await service._numbered_page(9, 10)
     assert (caught.value.explained, caught.value.answered, store.walked) == (True, True, [10])
     assert await service._numbered_page(1, 10) == [{"y": place} for place in range(10, 20)]
+
+
+async def test_ranges_that_were_found_are_returned_where_the_next_one_is_too_far_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = service_of(Store(RECORDS), monkeypatch)
+    ranges = inspect.unwrap(DatabaseService.get_key_ranges)
+    assert await ranges(service, KeyRangesRequest(count=3, places=30)) == ["029", "059", "089"]
+    key_behind, found = service._key_behind, list[str | None]()
+
+    async def slower(after: str | None, places: int) -> str | None:
+        if found:
+            monkeypatch.setattr(database_service, "_WALK_SECONDS", 0.0)
+        found.append(await key_behind(after, places))
+        return found[-1]
+
+    monkeypatch.setattr(service, "_key_behind", slower)
+    assert await ranges(service, KeyRangesRequest(count=3, places=30)) == ["029"]
+    with pytest.raises(StoreUnavailableError, match="has walked over 10 of 30 records in 0 s"):
+        await ranges(service, KeyRangesRequest(count=2, places=30, after="029"))

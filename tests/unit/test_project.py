@@ -69,15 +69,15 @@ def test_a_service_of_ones_own_begins_in_a_new_project(tmp_path: Path) -> None:
 def test_mlflows_server_is_installed_again_when_its_versions_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
-    def pip(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+    def call(command: list[str], _: object) -> tuple[int, list[str]]:
         asked.append(command)
-        return subprocess.CompletedProcess(command, 0)
+        return 0, []
 
     said: list[str] = []
     constraints, environment = tmp_path / "constraints.txt", tmp_path / "env-mlflow"
     environment.mkdir()
     monkeypatch.setattr(mlflow, "_CONSTRAINTS", constraints)
-    monkeypatch.setattr(mlflow.subprocess, "run", pip)
+    monkeypatch.setattr(mlflow, "_watched", call)
     for versions, runs in (("mlflow==1", 1), ("mlflow==1", 1), ("mlflow==2", 2), ("mlflow==2", 2)):
         constraints.write_text(versions)
         mlflow.install_server(said.append, environment)
@@ -86,6 +86,15 @@ def test_mlflows_server_is_installed_again_when_its_versions_change(tmp_path: Pa
     (environment / ".installed").write_text("")  # make's
     mlflow.install_server(said.append, environment)
     assert len(said) == 2
+
+
+def test_an_installation_shows_what_it_does_and_keeps_what_it_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "_SHOWN_SECONDS", 0.0)
+    said: list[str] = []
+    code, last = mlflow._watched(["sh", "-c", "seq 7; echo; echo no space left >&2; exit 3"], said.append)
+    assert (code, last) == (3, ["4", "5", "6", "7", "no space left"])
+    assert said[0] == "  1"
+    assert len(said) == 8
 
 
 def test_what_imports_fastiot_through_us_finds_the_project_and_says_nothing_of_git(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from complex_system.domain.columns import ARRIVED
+from complex_system.domain.columns import ARRIVED, ID
 from complex_system.domain.documents import Cursor, Document
 from complex_system.domain.pages import MAX_PAGE_ROWS, PAGE_ROWS, Page, decode_page, encode_page, plain_columns
 from complex_system.domain.records import Record
@@ -194,7 +195,7 @@ class DatabaseClient:
         """Yield all processed records, page by page; the next page is fetched while one is used.
 
         They come by key, or with ``arrived_after`` by arrival (``ColumnsRequest``). ``start`` leaves out the records up to this key,
-        ``until`` those behind that one.
+        ``until``, which needs the key among the columns, those behind that one.
         """
         request = partial(
             database.ColumnsRequest, columns=columns, labelled=labelled, version=version, limit=limit, raw=raw, until=until
@@ -207,10 +208,11 @@ class DatabaseClient:
         try:
             while ahead is not None:
                 page, ahead = await ahead, None
-                if page.next is not None:
+                behind = until is not None and arrived_after is None and page.next is not None and page.next >= until
+                if page.next is not None and not behind:
                     last = None if arrived_after is None else page.table.column(ARRIVED)[-1].as_py()
                     ahead = asyncio.create_task(fetch(request(after=page.next, arrived_after=last)))
-                yield page
+                yield page if until is None else _up_to(page, until)
         finally:
             if ahead is not None:
                 ahead.cancel()
@@ -357,6 +359,12 @@ class ServingClient:
                 return decode_page(await self._ask(self._columns, encoded)).table
 
         return pa.concat_tables(await asyncio.gather(*(page(start) for start in range(0, max(1, table.num_rows), rows))))
+
+
+def _up_to(page: Page, until: str) -> Page:
+    """Return a page without the records behind a key, which a database service of an earlier release sends, too."""
+    within = pc.less_equal(page.table.column(ID), until)
+    return page if pc.all(within).as_py() else Page(page.table.filter(within), page.next, page.notes)
 
 
 def _parts(items: Sequence[M]) -> list[list[M]]:

@@ -7,7 +7,8 @@ monotonic clock, from the moment before its last successful write, and then stop
 A process that was frozen therefore finds, when it goes on, that it may not act any more.
 
 A holder that could not renew its lease goes on as soon as it can, if nobody else has held it meanwhile. Otherwise what it remembers
-is out of date, and the service has to start anew, as a stand-by.
+is out of date, and the service has to start anew, as a stand-by. An expired entry does not tell who wrote it; the bucket's sequence
+does: whoever takes the lease writes twice, so a single write more than is known is the holder's own, whose answer it did not hear.
 """
 
 from __future__ import annotations
@@ -183,14 +184,16 @@ class Lease:
 
     async def _try_to_take(self) -> bool:
         bucket = await self._open()
-        try:
+        last = None
+        with contextlib.suppress(KeyNotFoundError):
             entry = await bucket.get(self._key)
-        except KeyNotFoundError:
-            return await self._written(bucket, None)
-        other = _decoded(entry.value)
-        self.holder = other.replica
-        mine = other.instance == self._me.instance  # written before, without hearing of it
-        return (mine or is_dead(other.process)) and await self._written(bucket, entry.revision)
+            other, last = _decoded(entry.value), entry.revision
+            self.holder = other.replica
+            mine = other.instance == self._me.instance  # written before, without hearing of it
+            if not mine and not is_dead(other.process):
+                return False
+        # The second write is for an earlier holder, see _regain.
+        return await self._written(bucket, last) and await self._written(bucket, self._revision)
 
     async def _written(self, bucket: KeyValue, last: int | None) -> bool:
         """Write the entry if it is still as it was; return whether that was so."""
@@ -268,9 +271,10 @@ class Lease:
         try:
             entry = await bucket.get(self._key)
         except KeyNotFoundError:
-            # Every write to the bucket counts one up, so another number means that somebody held the lease in between.
+            # Every write to the bucket counts one up. Whoever has held the lease in between has written at least twice; of this
+            # one's writes without an answer, one at most was taken, because each wants the last known entry.
             written = await self._written(bucket, None)
-            if written and self._revision != last + 1:
+            if written and self._revision > last + 2:
                 await bucket.delete(self._key, last=self._revision)
                 written = False
             if not written:

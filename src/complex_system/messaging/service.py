@@ -76,6 +76,7 @@ class SystemService(FastIoTService):
         self.url = ""
         self._state: State = "starting"
         self._detail = ""
+        self._after_on_start: tuple[State, str] = (self._state, self._detail)
         self._usage = ProcessUsage()
         self._started = time.time()
         self._on_start_called = False
@@ -289,6 +290,7 @@ class SystemService(FastIoTService):
             await self.set_state("starting")
         self._on_start_called = True
         await self.on_start()
+        self._after_on_start = self._state, self._detail
 
     async def _start_annotated_subs(self) -> None:
         if not self._shutdown_event.is_set():  # else a stand-by that is stopped would answer for a moment
@@ -298,7 +300,8 @@ class SystemService(FastIoTService):
         # FastIoT calls this when the annotated subscriptions exist.
         await super()._start_annotated_loops()
         await self.broker.settle()
-        if self._state in ("starting", "waiting") and not self._shutdown_event.is_set():
+        unchanged = (self._state, self._detail) == self._after_on_start  # else a loop or a handler has said what is true now
+        if unchanged and self._state in ("starting", "waiting") and not self._shutdown_event.is_set():
             await self.set_state(*self.initial_state())
 
     async def _stop_subs(self) -> None:

@@ -267,7 +267,13 @@ class DatabaseService(DocumentSubjects):
         if (places := asked.places) is None:
             places = max(1, math.ceil((await self._counts()).processed / (asked.count + 1)))
         while len(ends) < asked.count and (not ends or time.monotonic() < until):
-            if (end := await self._key_behind(end, places)) is None:
+            try:
+                end = await self._key_behind(end, places)
+            except StoreUnavailableError:
+                if not ends:
+                    raise
+                break  # whoever asks for the rest hears of it
+            if end is None:
                 break
             ends.append(end)
         return ends
@@ -321,7 +327,7 @@ class DatabaseService(DocumentSubjects):
             if passed and time.monotonic() >= until:
                 raise StoreUnavailableError(
                     f"The database has walked over {passed:,} of {places:,} records in {_WALK_SECONDS:g} s and has not arrived. Read "
-                    f"numbered pages in order, or walk by key with '{database.GET_PROCESSED.name}'.",
+                    f"numbered pages in order, ask for smaller ranges, or walk by key with '{database.GET_PROCESSED.name}'.",
                     answered=True,
                 )
             after = await self._stored(self.store.processed_key(after, min(places - passed, _PLACES_AT_ONCE)))
@@ -384,16 +390,14 @@ class DatabaseService(DocumentSubjects):
         """Return a numbered page: behind the end of the nearest page before it that was answered here lately, or from the beginning.
 
         The database walks over all records between: a minute for ten million. Where several replicas answer the pages of one walk,
-        each has answered one of the last few. Nothing is looked for where twice as many records would have to be there as are counted:
-        the kept number lags where another program writes.
+        each has answered one of the last few. The kept number of records does not say where the end is: it lags where another
+        program writes.
         """
         now = time.monotonic()
         self._ends = {page: end for page, end in self._ends.items() if now - end[1] < _PAGES_REMEMBERED}
         nearest = max((page for page, of in self._ends if of == size and page < number), default=-1)
         after = self._ends[nearest, size][0] if nearest >= 0 else None
         if between := (number - 1 - nearest) * size:
-            if between > _PLACES_AT_ONCE and number * size > 2 * (await self._counts()).processed:
-                return []
             after = await self._key_behind(after, between)
             if after is None:
                 return []
