@@ -24,7 +24,7 @@ ROWS, BATCH, WIDTH, MEMBERS = 20_000, 64, 16, 1
 
 
 def worker(way: str) -> None:
-    """Print the processor and wall seconds of a step, in milliseconds."""
+    """Print the processor and wall time of a step, in milliseconds, and the sum of the weights: equal on workers that exchange."""
     from complex_system.training import tensorflow as ours
 
     tf, keras = ours.tf, ours.keras
@@ -100,8 +100,10 @@ def main() -> None:
             found.setdefault(way, []).append([max(values) for values in zip(*workers, strict=True)])
             assert len({round(each[2], 3) for each in workers}) == 1, "the workers' weights differ"
     for way, rounds in found.items():
-        processor, wall, _ = (statistics.median(values) for values in zip(*rounds, strict=True))
-        sys.stdout.write(f"{way}: {processor:.2f} ms of processor time a step, {wall:.2f} ms in all\n")
+        processor, wall, _ = (
+            f"{statistics.median(v):.2f} ({min(v):.2f} to {max(v):.2f})" for v in zip(*rounds, strict=True)
+        )
+        sys.stdout.write(f"{way}: {processor} ms of processor time a step, {wall} ms in all\n")
 
 
 if __name__ == "__main__":
