@@ -12,7 +12,7 @@ CLIENTS_STAMP := .venv-clients/.installed
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install venv python system-packages browser demo dev test test-long fresh-machine compat bench lint format types imports check clean
+.PHONY: help install venv python system-packages browser demo dev test test-long fresh-machine fresh-wheel compat bench lint format types imports check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '  make %-16s %s\n' "$$name" "$$what"; done
@@ -82,6 +82,15 @@ python:
 	"$$uv" python install --no-bin --install-dir .python 3.13 || ! command -v python3 >/dev/null || \
 		{ echo "That failed. Install one of the three and name it, make PYTHON=/path/to/python3.13, or name a mirror of uv's: UV_PYTHON_INSTALL_MIRROR." >&2; exit 1; }
 
+# Debian packages, as root. apt's hundreds of lines are shown only where it fails.
+define APT_INSTALL
+apt_install() { \
+	echo "Installing Debian packages, which takes a minute or two: $$*"; \
+	log="$$(mktemp)"; \
+	if apt-get update -qq >"$$log" 2>&1 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@" >>"$$log" 2>&1; \
+	then rm "$$log"; else cat "$$log" >&2; rm "$$log"; return 1; fi; }
+endef
+
 system-packages: python  ## Install what Debian packages bring (MariaDB, compiler, headers, MQTT client, ip, iptables) as root, or name them all
 	@[ -z "$(PYTHON)" ] || "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is another one. Name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
@@ -100,8 +109,7 @@ system-packages: python  ## Install what Debian packages bring (MariaDB, compile
 	fi; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing Debian packages:$$missing"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing && make -s python; \
+		$(APT_INSTALL); apt_install $$missing && make -s python; \
 	else \
 		echo "Debian packages are missing; install them first: sudo apt-get install$$missing" >&2; exit 1; \
 	fi
@@ -110,8 +118,7 @@ system-packages: python  ## Install what Debian packages bring (MariaDB, compile
 browser: system-packages  ## Install the browser that tests and pictures of the pages need as root, or name it
 	@for name in chromium chromium-browser google-chrome; do ! command -v $$name >/dev/null || exit 0; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing Debian package: chromium"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium && exit 0; \
+		$(APT_INSTALL); apt_install chromium && exit 0; \
 	fi; \
 	echo "The tests of the pages need a browser: sudo apt-get install chromium, or where there is no such package Chrome as google-chrome." >&2; exit 1
 
@@ -133,7 +140,10 @@ test-long: install browser $(CLIENTS_STAMP)  ## Run what takes longer: tests mar
 fresh-machine:  ## Make a minimal Debian in a folder and run README's two commands there, as root: make fresh-machine [KEEP=1] [ARGS="-k ingest"]
 	PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(ARGS)
 
-compat:  ## The same on Debian 13, whose Python is 3.13, with the unit tests: make compat [KEEP=1] [FOLDER=path] [ARGS=tests]
+fresh-wheel:  ## Make a minimal Debian and install the built wheel there as docs/running.md says, as root: make fresh-wheel [SUITE=trixie] [KEEP=1]
+	WHEEL=1 SUITE=$(SUITE) PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh
+
+compat:  ## The demo on Debian 13, whose Python is 3.13, with the unit tests: make compat [KEEP=1] [FOLDER=path] [ARGS=tests]
 	SUITE=trixie PYTHON="$(PYTHON)" KEEP=$(KEEP) tests/fresh_machine.sh $(or $(ARGS),tests/unit)
 
 bench: install $(CLIENTS_STAMP)  ## Measure against the direct alternatives and write docs/benchmarks.md: make bench [QUICK=1] [ARGS="ingest reading"]

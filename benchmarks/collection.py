@@ -26,6 +26,7 @@ import nats
 import numpy as np
 import polars as pl
 
+from benchmarks.plant import quick
 from benchmarks.tables import Table
 from complex_system.collection import Collector, Readings
 from complex_system.domain.dataset import Dataset
@@ -263,7 +264,7 @@ if __name__ == "__main__":
         case ["memory", seconds]:
             print(json.dumps(_memory(int(seconds))))
         case _:
-            for each in measure(quick="--quick" in sys.argv):
+            for each in measure(quick=quick()):
                 print(each.markdown())
                 if each.missed:
                     raise SystemExit("\n".join(each.missed))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 from typing import Any
 
 import nats
@@ -40,7 +40,9 @@ async def plain() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "ours":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.echo", description=__doc__)
+    parser.add_argument("kind", choices=["ours", "plain"])
+    if parser.parse_args().kind == "ours":
         EchoService.main()
     else:
         asyncio.run(plain())

@@ -141,7 +141,7 @@ def _predict(address: str) -> str:
 def main() -> None:
     """Run it as a program."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the plant is stopped, too
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_round", description=__doc__.split(":")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("database", nargs="?", default="MariaDB", choices=[*DATABASES])
     parser.add_argument("--rounds", type=int, default=100, help="boosting rounds at most")

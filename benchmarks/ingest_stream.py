@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.plant import quick
 from benchmarks.tables import Table
 
 TITLE = "Ingest by JetStream beside requests"
@@ -167,4 +168,4 @@ async def _asker(environment: dict[str, str]) -> AsyncIterator[Any]:
 
 
 if __name__ == "__main__":
-    print(measure(quick="--quick" in sys.argv).markdown())
+    print(measure(quick=quick()).markdown())

@@ -212,8 +212,12 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no split after so many")
     parser.add_argument("--keep", action="store_true", help="write docs/benchmarks.md with what there is")
     given = parser.parse_args()
+    methods = given.methods.split(",")
+    for kind, names, known in (("table", given.tables, TABLES), ("method", methods, METHODS)):
+        if unknown := set(names) - set(known):
+            parser.error(f"unknown {kind}: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     kept = Results()
-    kept.fill(given.tables or list(TABLES), given.methods.split(","), SPLITS, given.minutes)
+    kept.fill(given.tables or list(TABLES), methods, SPLITS, given.minutes)
     made = list(tables(kept))
     print("\n".join(table.markdown() for table in made))
     if given.keep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -146,6 +147,19 @@ class Plant:
             await asyncio.sleep(0.1)
 
 
+def command_line() -> argparse.ArgumentParser:
+    """The command line of the program that runs: its docstring as help, and ``--quick``, which ``QUICK=1`` says, too."""
+    program = sys.modules["__main__"]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program.__spec__.name}" if program.__spec__ else None,
+        description=(program.__doc__ or "").replace("``", "`"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    is_quick = os.environ.get("QUICK", "0") not in ("", "0")
+    parser.add_argument("--quick", action="store_true", default=is_quick, help="measure smaller sizes, as QUICK=1 does")
+    return parser
+
+
 def quick() -> bool:
-    """Whether smaller sizes are wanted: ``--quick``, or ``QUICK=1``."""
-    return "--quick" in sys.argv or os.environ.get("QUICK", "0") not in ("", "0")
+    """Whether smaller sizes are wanted, for a program with no option but that; anything else on its command line ends it."""
+    return bool(command_line().parse_args().quick)

@@ -301,7 +301,7 @@ def measure(rounds: int, records: int, requests: int) -> list[Table]:
 def main() -> None:
     """Run it as a program."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped, too
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=__doc__.split(":")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true", help="leave the tables for docs/benchmarks.md")
     chosen = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -62,6 +63,9 @@ async def _ask(app: Any, path: str, body: bytes) -> int:
 
 def main() -> None:
     """Prints the calls and files of each package for one record over each protocol."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.request_path", description=__doc__)
+    parser.add_argument("-v", action="store_true", help="list the functions, too")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         train(Path(place))
         app = asyncio.run(make_ours(Path(place)))
@@ -71,7 +75,7 @@ def main() -> None:
                 calls = [each for each in passed if each[0] == package]
                 functions, files = len(set(calls)), len({each[1] for each in calls})
                 print(f"{path}: {len(calls)} calls of {functions} functions in {files} files of {package}")
-            if "-v" in sys.argv[1:]:
+            if given.v:
                 for _, module, function in passed:
                     print(f"    {module}: {function}")
 

@@ -155,9 +155,20 @@ def _measured(name: str, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from benchmarks.plant import quick as is_quick
+    from benchmarks.plant import command_line
 
-    chosen = {each for each in sys.argv[1:] if not each.startswith("-")}
-    if unknown := chosen - {name for each in PROGRAMS for name in (each, each.partition(".")[0])}:
-        raise SystemExit(f"no such program: {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
-    run_all([each for each in PROGRAMS if not chosen or chosen & {each, each.partition(".")[0]}], quick=is_quick())
+    parser = command_line()
+    parser.epilog = "\n".join(
+        [
+            f"programs: {', '.join(PROGRAMS)}",
+            f"by themselves: {', '.join(f'python -m benchmarks.{each} --keep' for each in ALONE)}",
+        ]
+    )
+    parser.add_argument(
+        "programs", nargs="*", metavar="program", help="those to run, validity for all of its sections; all unless given"
+    )
+    given = parser.parse_args()
+    chosen = set(given.programs)
+    if unknown := sorted(chosen - {name for each in PROGRAMS for name in (each, each.partition(".")[0])}):
+        parser.error(f"no such program: {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
+    run_all([each for each in PROGRAMS if not chosen or chosen & {each, each.partition(".")[0]}], quick=given.quick)

@@ -340,7 +340,7 @@ def measure(database: str, records: int, parts: int, grown: int, folder: Path | 
 def main() -> None:
     """Run it as a program."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the plant is stopped, too
-    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split(":")[0])
     parser.add_argument("database", nargs="?", default="MariaDB", choices=[*DATABASES])
     parser.add_argument("--records", type=int, default=300_000)
     parser.add_argument("--parts", type=int, default=6)

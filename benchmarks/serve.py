@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,18 @@ def bare(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    kind, place, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
+    parser.add_argument("kind", choices=["ours", "bare"])
+    parser.add_argument("folder", type=Path, help="with the model")
+    parser.add_argument("port", type=int)
+    parser.add_argument("core", type=int, nargs="?", help="the one to run on; any unless given")
+    parser.add_argument("grpc_port", type=int, nargs="?", default=0)
+    given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    if len(sys.argv) > 4:
-        os.sched_setaffinity(0, {int(sys.argv[4])})
-    if kind == "ours":
+    if given.core is not None:
+        os.sched_setaffinity(0, {given.core})
+    if given.kind == "ours":
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(ours(place, number, int(sys.argv[5]) if len(sys.argv) > 5 else 0))
+            runner.run(ours(given.folder, given.port, given.grpc_port))
     else:
-        bare(place, number)
+        bare(given.folder, given.port)

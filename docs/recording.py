@@ -6,8 +6,8 @@ they only repeat.
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from html import escape
 from pathlib import Path
 
@@ -59,4 +59,8 @@ def picture(log: str, command: str = "make demo") -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(picture(Path(sys.argv[1]).read_text(encoding="utf-8")), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0] + ".")
+    parser.add_argument("log", type=Path, metavar="LOG", help="the output of `make demo ONCE=1` in a file")
+    parser.add_argument("picture", type=Path, help="the SVG file to write")
+    given = parser.parse_args()
+    given.picture.write_text(picture(given.log.read_text(encoding="utf-8")), encoding="utf-8")

@@ -6,6 +6,7 @@ holds. An accepted finding that is out of date, or that is no longer found, is s
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -94,8 +95,13 @@ def judge(found: list[Finding], accepted: list[Accepted], today: date) -> tuple[
 
 def main() -> None:
     """Audit every file of constraints; the exit code is 1 where something has to be done."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split(":")[0] + ".",
+        epilog=f"Further options are those of {TOOL}, such as --vulnerability-service osv.",
+    )
+    _, options = parser.parse_known_args()
     files = sorted([*ROOT.glob("constraints*.txt"), *(ROOT / "requirements").glob("constraints*.txt")])
-    found = [finding for file in files for finding in findings(file, sys.argv[1:])]
+    found = [finding for file in files for finding in findings(file, options)]
     to_do, notes = judge(found, accepted_findings(ACCEPTED.read_text(encoding="utf-8")), datetime.now(UTC).date())
     for line in (*notes, *to_do):
         print(line)  # noqa: T201

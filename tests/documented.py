@@ -90,6 +90,17 @@ def blocks(page: str) -> Iterator[Block]:
         at += 1
 
 
+def included(page: Path) -> list[tuple[str, Path]]:
+    """The files that a page shows in whole, each under the name that it gives it in the line before, such as `src/a.py`."""
+    found, name = [], ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if named := re.match(r"`([\w/]+\.\w+)`", line):
+            name = named[1]
+        elif shown := re.fullmatch(r"```\{literalinclude\} (\S+)", line):
+            found.append((name, page.parent / shown[1]))
+    return found
+
+
 def beside(page: str) -> str:
     """The command that runs beside the commands of a page; empty where there is none."""
     found = re.search(r"^<!-- beside: (.*) -->$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,30 +1,33 @@
 #!/usr/bin/env bash
 # Tests README's two commands on a fresh Debian: a root made by debootstrap, with the packages that README names and nothing else.
+# Or the built wheel there, without a clone: the commands that docs/running.md prints, as they are printed.
 #
-#   tests/fresh_machine.sh [PYTEST ARGUMENT...]     as root, on Debian; `make fresh-machine` does it
+#   tests/fresh_machine.sh [PYTEST ARGUMENT...]     as root, on Debian; `make fresh-machine` and `make compat` do it
+#   WHEEL=1 tests/fresh_machine.sh                  the same; `make fresh-wheel` does it
 #
 # SUITE=bookworm   the Debian release, also trixie
 # FOLDER=path      where the root is made: a new folder under /var/tmp unless said; it takes 11 GB. A root that an earlier run kept there
-#                  is used again, with the commit of now
+#                  is used again, with the commit of now; for the wheel the folder is always a new one
 # KEEP=1           keep the root, to look into it, or for the next run
 # LIMIT=7200       seconds after which a command of the two is ended
-# PYTHON=python3   whose pip is asked where packages come from
+# PYTHON=python3   whose pip is asked where packages come from, and builds the wheel
 #
 # apt's and pip's sources, proxies and certificates are those of this machine. Commands run in namespaces of their own (mounts and
 # processes), so no mount and no process is left, however this script ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-suite=${SUITE:-bookworm} keep=${KEEP:-} python=${PYTHON:-python3} limit=${LIMIT:-7200}
-packages=python3,python3-venv,git,make,ca-certificates  # README's, and what certificates of apt and git need
-project=/srv/complex-system
-root='' job=''
+suite=${SUITE:-bookworm} keep=${KEEP:-} python=${PYTHON:-python3} limit=${LIMIT:-7200} wheel=${WHEEL:-}
+packages=python3,git,make,ca-certificates  # README's, and what certificates of apt and git need
+project=/srv/complex-system stranger=/home/stranger
+root='' job='' built=''
 
 say() { printf 'fresh machine, %4d s: %s\n' "$SECONDS" "$*"; }
 fail() { say "$*" >&2; exit 1; }
 
 end() {
     if [ -n "$job" ]; then { kill -KILL "$job"; wait "$job"; } 2>/dev/null || true; fi
+    [ -z "$built" ] || rm -rf "$built"
     if [ -z "$root" ] || [ ! -d "$root" ]; then return; fi
     rm -f "$root.log"
     if [ -n "$keep" ]; then say "kept in $root: chroot $root (proc and dev are not mounted)"; return; fi
@@ -85,7 +88,7 @@ isolated() {
     return "$code"
 }
 
-# in_root USER COMMAND: runs a shell command in the project's folder there, until it ends or the limit is reached.
+# in_root USER COMMAND [FOLDER]: runs a shell command in a folder there, the project's, until it ends or the limit is reached.
 in_root() {
     local variables=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" LANG=C.UTF-8) name
     for name in $(compgen -e | grep -iE '^(UV_.*|(http|https|ftp|all|no)_proxy|SSL_CERT_(FILE|DIR)|CI)$'); do variables+=("$name=${!name}"); done
@@ -95,14 +98,57 @@ in_root() {
         mount -t proc proc "$root/proc" && mount --rbind /sys "$root/sys" && mount --rbind /dev "$root/dev" || exit
         timeout --signal=KILL "$limit" chroot --userspec="$user" "$root" env -i "$@" HOME="$(chroot "$root" getent passwd "$user" | cut -d: -f6)" bash -c "cd $folder && $command"
         exit $?
-    ' fresh-machine "$root" "$1" "$project" "$2" "$limit" "${variables[@]}"
+    ' fresh-machine "$root" "$1" "${3:-$project}" "$2" "$limit" "${variables[@]}"
+}
+
+# documented NUMBER: a command block of docs/running.md, "A project of your own".
+documented() {
+    git show HEAD:docs/running.md | awk -v wanted="$1" '
+        /^## / { ours = /^## A project of your own$/ }
+        ours && /^```/ { inside = !inside; number += inside; next }
+        ours && inside && number == wanted'
+}
+
+# Makes of shell commands, one a line, the same that are shown before and timed after.
+timed() {
+    local line
+    echo 'set -e'
+    while IFS= read -r line; do
+        printf 'echo %q; began=$SECONDS\n%s\necho "[$((SECONDS - began)) s]"\n' "\$ $line" "$line"
+    done
+}
+
+# The wheel of the commit of now, in an ordinary user's folder there.
+put_wheel() {
+    built=$(mktemp -d)
+    mkdir "$built/source"
+    git archive HEAD | tar -x -C "$built/source"
+    "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$built" "$built/source"
+    chroot "$root" useradd --create-home --shell /bin/bash "$(basename "$stranger")"
+    cp "$built"/*.whl "$root$stranger/"
+}
+
+# The first block is root's and installs Debian packages, the second an ordinary user's. Only answers and an end are added.
+test_wheel() {
+    local commands began=$SECONDS code=0
+    say "Debian packages, as docs/running.md names them"
+    commands=$(documented 1 | sed 's/^apt-get install/& -y/')
+    [[ $commands == *"apt-get install"* ]] || fail "docs/running.md names no packages"
+    in_root root "export DEBIAN_FRONTEND=noninteractive; $(timed <<<"$commands")" / >"$root.log" 2>&1 || code=$?
+    grep -E '^(\$ |\[[0-9]+ s\])' "$root.log"
+    [ "$code" = 0 ] || { tail -n 30 "$root.log"; fail "that failed"; }
+    commands=$(documented 2 | sed 's/^fiot run mongo/& --once/')
+    [[ $commands == *"fiot run mongo --once"* ]] || fail "docs/running.md does not run it"
+    say "the commands of docs/running.md, as an ordinary user"
+    in_root "$(basename "$stranger")" "$(timed <<<"$commands")" "$stranger" || fail "that failed"
+    say "all of it took $((SECONDS - began)) s; $(du -sh --one-file-system "$root" | cut -f1) on disk"
 }
 
 needs
 again=''
 if [ -z "${FOLDER:-}" ]; then
     root=$(mktemp -d /var/tmp/fresh-machine.XXXXXX)
-elif [ -e "$FOLDER$project/.git" ]; then
+elif [ -z "$wheel" ] && [ -e "$FOLDER$project/.git" ]; then
     again=1 keep=1 root=$FOLDER
     if ! grep -q "VERSION_CODENAME=$suite" "$root/etc/os-release"; then fail "$FOLDER is not a $suite; name another folder."; fi
 elif [ -e "$FOLDER" ]; then
@@ -124,10 +170,11 @@ else
     isolated debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 20 "$root.log"; fail "debootstrap failed"; }
     take_over_apt
     take_over_pip
-    git clone --quiet --no-hardlinks . "$root$project"
+    if [ -n "$wheel" ]; then put_wheel; else git clone --quiet --no-hardlinks . "$root$project"; fi
 fi
-say "Debian $(cat "$root/etc/debian_version"), $(in_root root 'python3 --version'), commit $(git -C "$root$project" log -1 --format='%h %s')"
+say "Debian $(cat "$root/etc/debian_version"), $(in_root root 'python3 --version' /), commit $(git log -1 --format='%h %s')"
 [ -z "$(git status --porcelain)" ] || say "changes that are not committed are not in it"
+if [ -n "$wheel" ]; then test_wheel; exit; fi
 
 # An ordinary user reads what to install, all of it at once ...
 names=''

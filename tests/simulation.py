@@ -1,11 +1,12 @@
 """A plant in simulated time: lab records, a trained model, the real monitoring and the real alert rules, and no waiting.
 
-``python tests/simulation.py [seeds] [defaults|demonstration]`` prints how often the shipped rules are wrong and how long they need
+``python tests/simulation.py [SEEDS] [defaults|demonstration]`` prints how often the shipped rules are wrong and how long they need
 to notice each scenario; docs/alerts.md has the figures.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Iterator
@@ -219,15 +220,19 @@ def delays(
     return found
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Prints the figures of docs/alerts.md."""
-    count = int(arguments[0]) if arguments else 20
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", type=int, nargs="?", default=20, help="how many; 20 unless given")
+    parser.add_argument("rules", nargs="?", choices=["defaults", "demonstration"], help="both unless given")
+    given = parser.parse_args()
+    count = given.seeds
     quick = load_rules(None, str(Path(load_rules.__code__.co_filename).with_name("alerts-quick.yaml")))
     say: Any = sys.stdout.write
     for name, pace, rules, before, after in (
         ("defaults", DEFAULT, load_rules(), 1800.0, 3600.0), ("demonstration", DEMONSTRATION, quick, 60.0, 120.0),
     ):  # fmt: skip
-        if len(arguments) > 1 and name != arguments[1]:
+        if given.rules not in (None, name):
             continue
         alarms = false_alarms(range(count), pace, rules, 1800.0)
         say(f"{name}: {len(alarms)} false alarms in {count} x 30 minutes\n")
@@ -242,4 +247,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypedDict
 
+from complex_system import __version__
+
 
 class RecordFault(TypedDict):
     """What is wrong with one record; ``record`` is its position in the batch, ``field`` is None where the whole record is wrong."""
@@ -17,6 +19,11 @@ class RecordFault(TypedDict):
     id: Any
     field: str | None
     problem: str
+
+
+def how_to_install(extra: str) -> str:
+    """Return how the packages of an extra are installed: in a clone, and where our wheel was installed, which is on no index."""
+    return f"`make install` in a clone, or `pip install './complex_system-{__version__}-py3-none-any.whl[{extra}]'`"
 
 
 class ComplexSystemError(Exception):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
-from complex_system.errors import ComplexSystemError
+from complex_system.errors import ComplexSystemError, how_to_install
 from complex_system.settings import Settings
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def start(settings: Settings, service: str, version: str, replica: str) -> None:
     try:
         _tracing = _Tracing(settings.otlp_endpoint, service, version, replica)
     except ImportError as error:
-        log.warning("Traces are not recorded: %s. Install the extra `tracing`.", error)
+        log.warning("Traces are not recorded: %s. To install what they need: %s", error, how_to_install("tracing"))
     except Exception:
         log.exception("Traces are not recorded")
 

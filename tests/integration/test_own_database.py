@@ -20,7 +20,7 @@ from complex_system.local.servers import ANY_PORT, Server
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.messaging.users import service_user
 from complex_system.settings import Settings
-from documented import ROOT
+from documented import ROOT, included
 from runs import FIOT
 from support import TesterService, eventually, running
 
@@ -34,16 +34,11 @@ def project(tmp_path: Path) -> Path:
     """A project with the files that the page shows, under the names that it gives them."""
     folder = tmp_path / "my-plant"
     create_project(folder)
-    shown, name = [], ""
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if named := re.match(r"`([\w/]+\.\w+)`", line):
-            name = named[1]
-        elif included := re.fullmatch(r"```\{literalinclude\} (\S+)", line):
-            shown.append((name, included[1]))
+    shown = included(PAGE)
     assert len({name for name, _ in shown}) == 7
     for name, source in shown:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PAGE.parent / source, folder / name)
+        shutil.copyfile(source, folder / name)
     for package in ("my_plant", "my_plant_services", "my_plant_services/database_memory"):
         (folder / "src" / package / "__init__.py").touch()
     return folder

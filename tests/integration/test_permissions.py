@@ -22,7 +22,7 @@ from complex_system.messaging.ingest.streams import IngestStreams
 from complex_system.messaging.nats_client import inbox_prefix
 from complex_system.messaging.permissions import PUBLISHED, SERVICES, declared_subjects
 from complex_system.messaging.service import SystemService
-from complex_system.messaging.users import device_user, devices_in, service_user
+from complex_system.messaging.users import broker_users, device_user, devices_in, service_user
 from complex_system.protocol.base import Empty
 from complex_system.protocol.operations import GET_ALERTS
 from complex_system.settings import Settings
@@ -107,9 +107,14 @@ def test_a_services_user_hears_what_its_handlers_handle(service: str) -> None:
     assert answered | heard <= declared
 
 
-def test_a_service_that_declares_nothing_has_no_user() -> None:
-    with pytest.raises(StartError, match=r"permissions\.py"):
-        service_user("my_service")
+def test_a_service_of_a_projects_own_has_default_rights_and_a_name_of_its_own() -> None:
+    user = service_user("my_service")
+    assert {each.name for each in PUBLISHED} | {"v1.>"} <= set(user.publish or ())
+    assert {"champion-changed", "v1.>", "get-health.my_service"} <= set(user.subscribe or ())
+    assert broker_users(["my_service"], {device_user("press").variable})[0] == user
+    for name in ("operator", "fiot", "press"):
+        with pytest.raises(StartError, match="another name"):
+            broker_users([name], {device_user("press").variable})
 
 
 @pytest.mark.parametrize("name", ["press-4", "hall-2.press-4", "p", "a1.b2.c3"])
@@ -166,7 +171,7 @@ async def test_a_service_without_a_permission_says_so_and_its_request_ends_at_on
             pytest.raises(UnauthorizedError, match="'data_processing' to publish on 'get-alerts'"),
         ):
             await asyncio.wait_for(client.ask(GET_ALERTS, Empty()), 10)
-        assert "permissions.py" in caplog.text
+        assert "docs/security.md" in caplog.text
         assert len(client.broker.refusals) == 1
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from collecting import COLLECT, PRESS, Reading, at, collected, collector, dataset, readings
+from complex_system import __version__
 from complex_system.collection.returned import REMEMBERED
 from complex_system.collection.units import conversion
 
@@ -336,7 +337,8 @@ def test_without_pint_other_units_are_refused(monkeypatch: pytest.MonkeyPatch) -
     conversion.cache_clear()
     monkeypatch.setitem(sys.modules, "pint", None)
     assert conversion("degF", "degC").problem == (
-        "the unit is 'degF', and the declared one is 'degC'; install complex-system[units] to convert units"
+        "the unit is 'degF', and the declared one is 'degC'; to convert units, install pint: "
+        f"`make install` in a clone, or `pip install './complex_system-{__version__}-py3-none-any.whl[units]'`"
     )
     conversion.cache_clear()
 

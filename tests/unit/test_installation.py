@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from complex_system.errors import how_to_install
 
 ROOT = Path(__file__).parents[2]
 PYTHON = '#!/bin/sh\ncat "$(dirname "$0")/settings"\n'
@@ -74,3 +78,16 @@ def test_every_package_runs_on_the_python_of_debian_12() -> None:
     assert len(installed) > 200
     wanted = {found.name: (found.metadata.get_all("Requires-Python") or [""])[0] for found in installed}
     assert {name: version for name, version in wanted.items() if "3.11.2" not in SpecifierSet(version)} == {}
+
+
+def test_messages_name_an_extra_that_there_is_and_no_package_of_an_index() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert "complex_system-" in how_to_install("units")
+    named: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        named |= set(re.findall(r"how_to_install\(['\"](.+?)['\"]\)", text))
+        assert "complex-system[" not in text, path
+        assert "pip install -e" not in text, path
+    assert named >= {"units", "messages", "cluster", "local", "sql", "tracing"}
+    assert named <= set(extras)

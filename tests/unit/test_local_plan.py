@@ -296,7 +296,7 @@ def test_an_invalid_data_set_is_reported_before_anything_starts(tmp_path: Path) 
 
 def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("complex_system.local.servers.nats.program", lambda _: None)
-    with pytest.raises(StartError, match=r"nats-server is missing: install .*local"):
+    with pytest.raises(StartError, match=r"nats-server is missing: `make install` .*whl\[local\]"):
         NatsServer(tmp_path, port=0).start()
 
 

@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from complex_system.errors import how_to_install
+
 
 class Conversion(NamedTuple):
     """How numbers in one unit become numbers in another one: ``value * factor + offset``.
@@ -46,7 +48,7 @@ def _converted(given: str, declared: str) -> Conversion | str:
     try:
         import pint
     except ImportError:
-        return "install complex-system[units] to convert units"
+        return f"to convert units, install pint: {how_to_install('units')}"
     units = pint.get_application_registry()  # type: ignore[no-untyped-call]
     try:
         zero, one, ten = (float(units.Quantity(number, given).to(declared).magnitude) for number in (0.0, 1.0, 10.0))

@@ -15,7 +15,7 @@ from complex_system.deploy import ACCOUNTS_FILE, MLFLOW_SCRIPT, USERS_FILE
 from complex_system.deploy.observability import write_deployment_files
 from complex_system.local import mlflow_server
 from complex_system.messaging.mqtt import PORT_VARIABLE, mqtt_listener, mqtt_port
-from complex_system.messaging.permissions import SERVICES, subjects_of
+from complex_system.messaging.permissions import SERVICES
 from complex_system.messaging.users import DEVICE_VARIABLE, PASSWORD_VARIABLE, authorization, broker_users, service_user
 from complex_system.settings import GRPC_PORTS
 
@@ -211,7 +211,7 @@ def write_container_files(folder: Path, services: Iterable[str], environment: Ma
 
 def _broker_credentials(name: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return user and password of a service; those of an external broker with one user for all are used as they are."""
-    if subjects_of(name) and (password := environment.get(service_user(name).variable)):
+    if password := environment.get(service_user(name).variable):
         return {"FASTIOT_NATS_USER": name, "FASTIOT_NATS_PASSWORD": password}
     shared = ("FASTIOT_NATS_USER", "FASTIOT_NATS_PASSWORD")
     return {variable: environment[variable] for variable in shared if variable in environment}

@@ -10,7 +10,7 @@ from complex_system.describe.description import Description, describe, refused
 from complex_system.describe.inspection import InspectedColumn
 from complex_system.describe.report import is_report, write_report
 from complex_system.domain.json_schema import put_beside
-from complex_system.errors import DescribeError
+from complex_system.errors import DescribeError, how_to_install
 from complex_system.terminal import printable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def describe_to(
     try:
         from rich.console import Console
     except ImportError as error:
-        raise DescribeError("The summary needs the package rich: pip install 'complex-system[local]'.") from error
+        raise DescribeError(f"The summary needs the package rich: {how_to_install('local')}.") from error
     # Checked before the work, so that a declaration that a person wrote is not lost.
     if output and output.exists() and not force:
         raise DescribeError(f"{output} exists already; --force replaces it.")

@@ -155,6 +155,7 @@ def make_empty_database() -> None:
     EMPTY.unlink(missing_ok=True)
     utils: Any = importlib.import_module("mlflow.store.db.utils")
     importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # declares all tables
+    logging.getLogger(utils.__name__).setLevel(logging.WARNING)  # that it makes tables is nothing to heed
     new = EMPTY.with_name("empty.db.new")
     new.unlink(missing_ok=True)
     engine = create_engine(f"sqlite:///{new}")

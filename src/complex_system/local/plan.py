@@ -32,6 +32,7 @@ _UNSIGNED = (
     "models are not signed, because the data of this run are from before it had a key: start it with --fresh, "
     "or put a key of your own into {path} and have all trainers train once"
 )
+_OUR_SERVICES, _PROJECT_SERVICE = "complex_system_services.", "complex_system.messaging.project_service"
 _WITH_DOCKER_ONLY = ("prometheus", "grafana", "ray_head", "ray_worker")
 SOURCE = "dummy_data_generation"
 PAGE_SERVICE = "ml_monitoring"
@@ -102,6 +103,7 @@ class PlannedService:
         port: Its REST port, 0 when it has none.
         delay: Longest wait for MLflow before it starts, in seconds.
         nice: CPU priority, 0 (normal) to 19 (lowest).
+        runner: Module that runs it, for a service of the project's own; empty for one of ours.
     """
 
     name: str
@@ -111,6 +113,7 @@ class PlannedService:
     port: int = 0
     delay: float = 0.0
     nice: int = 0
+    runner: str = ""
 
     @property
     def url(self) -> str:
@@ -346,6 +349,7 @@ def _service(
         port,
         AFTER_MLFLOW.get(service.name, 0.0),
         NICE.get(service.name, 0),
+        "" if service.module.startswith(_OUR_SERVICES) else _PROJECT_SERVICE,
     )
 
 

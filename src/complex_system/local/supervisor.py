@@ -124,7 +124,8 @@ class Supervisor:
 
     async def _keep_service(self, service: PlannedService, kept: _Supervised) -> None:
         async def start() -> Child:
-            argv, log_file = [sys.executable, "-m", service.module], self._plan.logs / f"{service.name}.log"
+            argv = [sys.executable, "-m", *([service.runner] if service.runner else []), service.module]
+            log_file = self._plan.logs / f"{service.name}.log"
             child = Child(service.name, argv, log_file, env=service.environment, nice=service.nice)
             child.start()
             return child

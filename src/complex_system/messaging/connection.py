@@ -264,7 +264,7 @@ class ServiceConnection(NatsBrokerConnection):
     def _not_permitted(self, user: str, action: str, subject: str) -> None:
         """Log what the broker refused, and end requests on that subject: nobody answers them."""
         reason = f"The broker does not permit the user '{user}' to {action} '{subject}'."
-        log.error("%s Permissions are declared in complex_system/messaging/permissions.py", reason)
+        log.error("%s docs/security.md has the permissions of each user.", reason)
         self.refusals = [*self.refusals, reason][-20:]
         self._replies.refuse(subject, UnauthorizedError(reason))
 

@@ -30,6 +30,7 @@ class ServiceSubjects:
         asks: Requests that it sends.
         announces: Events that it publishes.
         jetstream: Further subjects that it publishes on, of JetStream and its streams.
+        shared: Subjects that it publishes on and subscribes to.
     """
 
     answers: tuple[Request[Any, Any], ...] = ()
@@ -37,6 +38,7 @@ class ServiceSubjects:
     asks: tuple[Request[Any, Any], ...] = ()
     announces: tuple[Event[Any], ...] = ()
     jetstream: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 def _manages(stream: str) -> tuple[str, ...]:
@@ -247,12 +249,34 @@ SERVICES: Mapping[str, ServiceSubjects] = {
 }
 """What each service does on the broker."""
 
+PROJECT_SERVICE = ServiceSubjects(
+    hears=(
+        SERVICE_HEARTBEAT,
+        database.RECORDS_REJECTED,
+        database.RANGE_EXCEEDED,
+        operations.ALERT_RAISED,
+        operations.ALERT_ENDED,
+        operations.SCENARIO_CHANGED,
+        serving.PREDICTION_MADE,
+        serving.PREDICTION_FAILED,
+        serving.TRUTH_KNOWN,
+        training.TRAINING_ROUND,
+        training.TRAINING_PROGRESS,
+        training.TRAINING_FINISHED,
+        training.COMPARISON_FINISHED,
+        training.CHAMPION_CHANGED,
+    ),
+    asks=PUBLISHED,
+    shared=("v1.>",),
+)
+"""What a service of a project's own does: it sends kio's requests, hears events, and has FastIoT's subjects for its own messages."""
+
 _OWN_DATABASE = "database_"
 
 
-def subjects_of(service: str) -> ServiceSubjects | None:
-    """Return what a service does on the broker: one of ours, or a database service of somebody's own; None for any other."""
-    return SERVICES.get(service, _DATABASE if service.startswith(_OWN_DATABASE) else None)
+def subjects_of(service: str) -> ServiceSubjects:
+    """Return what a service does on the broker: one of ours, a database service of somebody's own, or any other of a project."""
+    return SERVICES.get(service, _DATABASE if service.startswith(_OWN_DATABASE) else PROJECT_SERVICE)
 
 
 def declared_subjects() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ that it has received, once.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,23 +55,15 @@ class BrokerUser:
 
 
 def service_user(service: str) -> BrokerUser:
-    """Return the user of a service.
-
-    Raises:
-        StartError: The service declares no subjects.
-    """
+    """Return the user of a service, which has default rights if it is one of a project's own (``PROJECT_SERVICE``)."""
     uses = subjects_of(service)
-    if uses is None:
-        raise StartError(
-            f"The service '{service}' has no user at the broker: declare its subjects in complex_system/messaging/permissions.py."
-        )
     health = health_request(service).name
     own = f"{health}.*"  # of the replica on a host
     return BrokerUser(
         name=service,
         variable=PASSWORD_VARIABLE + service.upper(),
-        publish=(SERVICE_HEARTBEAT.name, own, *_names(uses.announces), *_names(uses.asks), *uses.jetstream),
-        subscribe=(_inbox(service), health, own, *_names(uses.answers), *_names(uses.hears)),
+        publish=(SERVICE_HEARTBEAT.name, own, *_names(uses.announces), *_names(uses.asks), *uses.jetstream, *uses.shared),
+        subscribe=(_inbox(service), health, own, *_names(uses.answers), *_names(uses.hears), *uses.shared),
         responds=True,
     )
 
@@ -124,11 +117,18 @@ def broker_users(services: Iterable[str], environment: Iterable[str] = ()) -> tu
     """Return the users of a deployment's services, of published programs, and of the devices in its environment.
 
     Raises:
-        StartError: A service declares no subjects, or a device's variable names none.
+        StartError: A service and another user have the same name, or a device's variable names none.
     """
     names = tuple(services)
-    users = (service_user(service) for service in names)
-    return (*users, fiot_user(things="thing_collection" in names), *devices_in(environment))
+    users = (
+        *(service_user(service) for service in names),
+        fiot_user(things="thing_collection" in names),
+        *devices_in(environment),
+    )
+    taken = Counter([OPERATOR, *(user.name for user in users)])
+    if twice := [name for name, count in taken.items() if count > 1]:
+        raise StartError(f"Two users of the broker are called '{twice[0]}'; give the service or the device another name.")
+    return users
 
 
 def authorization(users: Iterable[BrokerUser], passwords: Mapping[str, str] | None = None, *, default: str = "") -> str:

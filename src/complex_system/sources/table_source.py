@@ -15,7 +15,7 @@ from complex_system.background import Worker
 from complex_system.domain.documents import Document
 from complex_system.domain.keys import derived_key
 from complex_system.domain.records import raw_check
-from complex_system.errors import ComplexSystemError, SourceTableError
+from complex_system.errors import ComplexSystemError, SourceTableError, how_to_install
 from complex_system.sources.cursor import Place, Scalar, earlier, is_ahead, is_later, key_text, read, written
 from complex_system.sources.delivery import Delivery, Documents, Host, source_name
 from complex_system.sources.rows import Row, checked_rows
@@ -84,7 +84,7 @@ class TableSource:
         try:
             from complex_system.sources.sql import SqlTable
         except ModuleNotFoundError as error:
-            raise SourceTableError("Tables need SQLAlchemy: pip install 'complex-system[sql]', and a driver.") from error
+            raise SourceTableError(f"Tables need SQLAlchemy: {how_to_install('sql')}; and a driver.") from error
         return SqlTable(
             settings.source_table_url, settings.source_table, settings.source_table_cursor, settings.source_table_unique,
             self._host.dataset,

@@ -39,9 +39,10 @@ class TrainerContract(ABC):
     quality: ClassVar[float] = 14.7
 
     @pytest.fixture(scope="class")
-    def kind(self) -> type[Trainer]:
+    @classmethod
+    def kind(cls) -> type[Trainer]:
         """The trainer's class, prepared."""
-        kind = self.trainer_class()
+        kind = cls.trainer_class()
         kind().prepare()
         return kind
 
@@ -51,12 +52,14 @@ class TrainerContract(ABC):
         """Import the framework, and return the class of the trainer."""
 
     @pytest.fixture(scope="class")
-    def trained(self, kind: type[Trainer]) -> TrainedModel:
+    @classmethod
+    def trained(cls, kind: type[Trainer]) -> TrainedModel:
         """A full training with the default parameters on the default number of records."""
         return kind(TrainingParameters()).fit(lab_samples(1, 10_000)[0], ignore)
 
     @pytest.fixture(scope="class")
-    def small(self) -> tuple[TrainingData, Samples]:
+    @classmethod
+    def small(cls) -> tuple[TrainingData, Samples]:
         """A thousand lab records: train and validation part, and the hold-out part."""
         return lab_samples(2, 1000)
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from complex_system.errors import ClusterUnavailableError, TrainingFailedError
+from complex_system.errors import ClusterUnavailableError, TrainingFailedError, how_to_install
 from complex_system.training.executor import Executor, Look, Tasks, never
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def imported() -> Any:
         import ray
     except ImportError as error:
         raise ClusterUnavailableError(
-            "COMPLEX_SYSTEM_RAY_ADDRESS is set, and Ray is not installed here. Install it (pip install 'complex-system[cluster]', or "
+            f"COMPLEX_SYSTEM_RAY_ADDRESS is set, and Ray is not installed here. Install it ({how_to_install('cluster')}; with Docker, "
             "the image whose name ends in -cluster), or leave the address empty to train in the service."
         ) from error
     return ray

@@ -6,6 +6,8 @@ import hashlib
 import http.client
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from complex_system.local.servers.base import HOST, Server
 ENVIRONMENT = Path(f"{sys.prefix}-mlflow")
 """Environment of the server: .venv-mlflow beside .venv."""
 _CONSTRAINTS = Path(__file__).with_name("constraints-mlflow.txt")
+_SHOWN_SECONDS = 10.0
+"""Seconds between two lines about an installation."""
 _INSTALLED = ".installed"
 """File in the environment that says that the installation came to its end: a digest of its constraints; empty where make did it."""
 
@@ -46,14 +50,30 @@ def install_server(say: Callable[[str], None], environment: Path = ENVIRONMENT) 
     python = str(environment / "bin" / "python")
     for command in (
         [sys.executable, "-m", "venv", str(environment)],
-        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(_CONSTRAINTS), "mlflow[auth]"],
+        [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", str(_CONSTRAINTS), "mlflow[auth]"],
         [python, "-I", mlflow_server.__file__],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-        if done.returncode:
-            last = (done.stderr or done.stdout).strip().splitlines()[-5:]
+        code, last = _watched(command, say)
+        if code:
             raise StartError("\n".join([f"MLflow's server cannot be installed into {environment}:", *last]))
     marker.write_text(f"{wanted}\n", encoding="utf-8")
+
+
+def _watched(command: list[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Run a command and show now and then what it does; return its exit code and the last lines that it wrote."""
+    last: deque[str] = deque(maxlen=5)
+    shown = time.monotonic()
+    with subprocess.Popen(  # noqa: S603 - ours
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout or ():
+            if not (text := line.strip()):
+                continue
+            last.append(text)
+            if time.monotonic() - shown > _SHOWN_SECONDS:
+                shown = time.monotonic()
+                say(f"  {text[:100]}")
+    return process.returncode, list(last)
 
 
 class MlflowServer(Server):

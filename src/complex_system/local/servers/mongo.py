@@ -10,7 +10,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from complex_system.errors import StartError
+from complex_system.errors import StartError, how_to_install
 from complex_system.local.credentials import USER
 from complex_system.local.processes import Child
 from complex_system.local.servers.base import HOST, Server, free_port, program, reachable
@@ -53,7 +53,7 @@ class MongoServer(Server):
             return [binary, "--bind_ip", HOST, "--port", str(port), "--dbpath", data, *auth]
         if binary := program("secantusd-py"):
             return [binary, "--host", HOST, "--port", str(port), "--storage-path", data, "--standalone", *auth]
-        raise StartError("No MongoDB server: install mongod, or the extra 'local' (pip install -e '.[local]').")
+        raise StartError(f"No MongoDB server: install mongod, or secantusdb: {how_to_install('local')}.")
 
     def _make_user(self) -> None:
         """Make the first user, which only a server that does not ask yet permits; it runs for that moment, on a port of its own."""

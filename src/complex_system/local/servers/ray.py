@@ -12,7 +12,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from complex_system.errors import StartError
+from complex_system.errors import StartError, how_to_install
 from complex_system.local.servers.base import HOST, Server, free_port, program, reachable
 
 _OBJECT_STORE = 512 * 1024 * 1024
@@ -72,7 +72,7 @@ class RayNode(Server):
     def _start(self, *options: str) -> list[str]:
         found = program("ray")
         if found is None:
-            raise StartError("Ray is missing: install the extra 'cluster' (pip install -e '.[cluster]').")
+            raise StartError(f"Ray is missing: {how_to_install('cluster')}.")
         # Its workers take any ports: the range that Ray prefers is the same for every node, and these share a machine.
         common = {
             "node-ip-address": HOST,

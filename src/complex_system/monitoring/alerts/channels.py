@@ -27,7 +27,7 @@ import msgspec
 from msgspec.structs import replace
 from typing_extensions import override
 
-from complex_system.errors import DeclarationError, StartError
+from complex_system.errors import DeclarationError, StartError, how_to_install
 from complex_system.monitoring.alerts.messages import Text, Told, text_of
 from complex_system.protocol.operations import Alert
 
@@ -330,5 +330,5 @@ def _apprise() -> Any:
     try:
         import apprise
     except ImportError as error:
-        raise StartError("Messages to people need Apprise: `pip install 'complex-system[messages]'`.") from error
+        raise StartError(f"Messages to people need Apprise: {how_to_install('messages')}.") from error
     return apprise

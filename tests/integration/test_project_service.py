@@ -1,0 +1,143 @@
+"""A service of a project's own, written for FastIoT alone: its user at the broker, its connection, and its part in a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastiot.core.time import get_time_now
+from fastiot.msg import Thing
+
+from complex_system.cli.project import create_project
+from complex_system.local.servers import ANY_PORT, NatsServer
+from complex_system.messaging.clients import SystemClient
+from complex_system.messaging.subjects import PREDICT, reply_subject
+from complex_system.protocol.base import Empty
+from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, health_request
+from complex_system.settings import Settings
+from runs import FIOT
+from support import eventually, started
+
+SERVICE = """
+from fastiot.core import FastIoTService, ReplySubject, Subject, subscribe
+from fastiot.msg.thing import Thing
+
+PREDICT = ReplySubject(name="get-prediction", msg_cls=Thing, reply_cls=Thing)
+CHAMPION = Subject(name="champion-changed", msg_cls=Thing)
+
+
+class MyService(FastIoTService):
+    @subscribe(subject=Thing.get_subject("press"))
+    async def consume(self, thing):
+        found = await self.broker_connection.request(PREDICT, thing.copy(update={"value": [{"x": thing.value}]}), timeout=10)
+        await self.broker_connection.publish(CHAMPION, found)
+        await self.broker_connection.publish(Thing.get_subject("strength"), found)
+
+
+if __name__ == "__main__":
+    MyService.main()
+"""
+
+
+def thing(name: str, value: Any) -> Thing:
+    return Thing(machine="test", name=name, measurement_id="1", value=value, timestamp=get_time_now(), unit="")
+
+
+@contextmanager
+def my_service(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
+    """The service below ``folder`` as ``fiot run`` starts it; its log."""
+    package = folder / "my_plant_services" / "my_service"
+    package.mkdir(parents=True)
+    for place in (package.parent, package):
+        (place / "__init__.py").touch()
+    (package / "run.py").write_text(SERVICE)
+    command = [sys.executable, "-m", "complex_system.messaging.project_service", "my_plant_services.my_service.run"]
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(folder))))
+    environment = {**os.environ, **environment, "PYTHONPATH": path, "FASTIOT_CONFIG_DIR": str(folder)}
+    log = folder / "my_service.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    try:
+        yield log
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0, log.read_text()
+
+
+async def test_a_service_written_for_fastiot_alone_works_with_a_user_of_its_own(tmp_path: Path) -> None:
+    broker = NatsServer(tmp_path / "nats", port=0, asks=True)
+    broker.services = ("my_service",)
+    beats: list[Heartbeat] = []
+    asked: list[Any] = []
+    heard: list[Any] = []
+
+    async def predict(request: Thing) -> Thing:
+        asked.append(request.value)
+        return thing("prediction", [[1.5]])
+
+    async def hear(found: Thing) -> None:
+        heard.append(found.value)
+
+    async def beat(found: Heartbeat) -> None:
+        beats.append(found)
+
+    with started(broker):
+        everything = broker.environment()
+        settings = Settings.of({**os.environ, **everything})
+        async with await SystemClient.open(settings, "tester") as tester:
+            await tester.hear(SERVICE_HEARTBEAT, beat)
+            await tester.broker.subscribe_reply_cb(reply_subject(PREDICT), predict)
+            await tester.broker.subscribe(Thing.get_subject("strength"), hear)
+            await tester.broker.settle()
+            with my_service(tmp_path, {**everything, **broker.service_environment("my_service")}) as log:
+
+                async def answered() -> bool:
+                    await tester.broker.publish(Thing.get_subject("press"), thing("press", 7))
+                    return bool(heard)
+
+                await eventually(answered, 30)
+                assert (asked[0], heard[0]) == ([{"x": 7}], [[1.5]])
+                assert (await tester.ask(health_request("my_service"), Empty(), 5.0)).state == "ready"
+                # What only ml_consumer may announce.
+                said = "does not permit the user 'my_service' to publish on 'champion-changed'"
+                await eventually(lambda: said in log.read_text())
+            await eventually(lambda: beats[-1].state == "stopped")
+            assert {(each.service, each.state) for each in beats} == {("my_service", "ready"), ("my_service", "stopped")}
+
+
+@pytest.mark.long
+async def test_fiot_run_starts_a_new_service_of_a_project_with_a_user_of_its_own(tmp_path: Path) -> None:
+    project = tmp_path / "my-plant"
+    create_project(project)
+    subprocess.run([FIOT, "create", "new-service", "my_service"], cwd=project, check=True)
+    own = project / "deployments" / "own"
+    shutil.copytree(project / "deployments" / "mongo", own)
+    text = re.sub(r"^  (mlflow|ml_\w+):\n", "", (own / "deployment.yaml").read_text(), flags=re.MULTILINE)
+    (own / "deployment.yaml").write_text(text.replace("\nservices:\n", "\nservices:\n  my_service:\n"))
+    run = subprocess.Popen([FIOT, "run", "own", "--locked", "--records", "200"], cwd=project, env={**os.environ, **ANY_PORT})
+    try:
+        place = project / ".run" / "own"
+
+        def works() -> bool:
+            if not (place / "status.json").is_file():
+                return False
+            status = json.loads((place / "status.json").read_text())
+            ready = all(each["state"] in ("ready", "working") for each in status["services"].values())
+            return ready and status["records"]["processed"] >= 200 and len(status["services"]) == 4
+
+        await eventually(works, 120)
+        # The first lines that FastIoT writes publish a Thing every two seconds, and hear all Things.
+        await eventually(lambda: (place / "logs" / "my_service.log").read_text().count("v1.thing.my_sensor_") > 2, 30)
+    finally:
+        run.terminate()
+        run.wait(60)
+    assert "does not permit" not in (place / "logs" / "my_service.log").read_text()
