@@ -217,7 +217,7 @@ compose-test: install  ## Prove a deployment in containers, as root: make compos
 verify: install $(CLIENTS_STAMP)  ## Prove it all on the public images, with Docker, and write a report: make verify [ARGS="--quick contract-mongo"]
 	PYTHONPATH=tests $(BIN)/python -m verify.run $(ARGS)
 
-compose-cluster: install  ## Prove a trainer on a Ray cluster in containers, as root: make compose-cluster [ARGS=--no-build]
+compose-cluster: install  ## Prove a trainer on a Ray cluster in containers, as root: make compose-cluster [ARGS="--no-build --shared"]
 	PYTHONPATH=tests $(BIN)/python -m compose.cluster $(ARGS)
 
 compose-things: install  ## Prove single readings and Prometheus in containers, as root: make compose-things [DEPLOYMENT=maria]

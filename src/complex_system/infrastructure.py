@@ -339,6 +339,12 @@ class ServiceImage(DockerTemplate):
     filename: str = "Dockerfile.complex_system.j2"
 
 
+class ProjectImage(ServiceImage):
+    """The same for services of a project's own, whose manifest names no template; FastIoT's default knows nothing of this package."""
+
+    name: str = "python3"
+
+
 def _container(name: str) -> Any:
     from complex_system.deploy.containers import container  # imports the subjects, which other commands need not wait for
 

@@ -1,6 +1,7 @@
 """``make compose-cluster``: a trainer in a container that searches and cross-validates on a Ray cluster in containers.
 
-A deployment of its own is made for it, with MongoDB, one trainer and two Ray workers. Needs what ``compose.proof`` needs.
+A deployment of its own is made for it, with MongoDB, one trainer and two Ray workers. With ``ARGS=--shared`` it has MariaDB and so
+many records that the workers fetch them and share the fit. Needs what ``compose.proof`` needs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
 from complex_system.domain.laboratory import Laboratory
+from complex_system.domain.records import Record
 from complex_system.errors import ComplexSystemError
 from complex_system.local.plan import TRAINER_SERVICES
 from complex_system.messaging.clients import SystemClient
@@ -28,10 +30,13 @@ from compose.stack import ROOT, ProofError, call, fiot, image_sizes, inspect
 
 RECORDS = 600
 """So few that the trainer searches and cross-validates, which is what runs on the cluster."""
+BATCH = 1000
+SHARED_RECORDS = 155_000
+"""Labelled ones, so many that the workers share the fit."""
 TRAINER = "lightgbm"
 DEPLOYED = """\
-infrastructure-services: {nats: , mongodb: , mlflow: , ray_head: , ray_worker: }
-services: {database_mongo: , data_processing: , ml_lightgbm_regression_mlflow: }
+infrastructure-services: {{nats: , {server}: , mlflow: , ray_head: , ray_worker: }}
+services: {{{database}: , data_processing: , ml_lightgbm_regression_mlflow: }}
 """
 SETTINGS = "COMPLEX_SYSTEM_BOOSTING_ROUNDS=100\nCOMPLEX_SYSTEM_LIGHTGBM_TRIALS=6\nCOMPLEX_SYSTEM_RAY_NODE_CPUS=1\n"
 CLIENT = """
@@ -51,9 +56,10 @@ print("connected")
 class ClusterProof(Proof):
     """One run of the proof."""
 
-    def __init__(self, *, build: bool) -> None:
-        super().__init__("mongo-cluster", build=False)
-        self.builds = build
+    def __init__(self, *, build: bool, shared: bool) -> None:
+        self.server = "mariadb" if shared else "mongodb"
+        super().__init__("maria-cluster" if shared else "mongo-cluster", build=False)
+        self.builds, self.shared = build, shared
         self.folder = ROOT / "deployments" / self.stack.deployment
         self.service = TRAINER_SERVICES[TRAINER]
         self.stages: list[str] = []
@@ -73,7 +79,8 @@ class ClusterProof(Proof):
                 await job.client.hear(TRAINING_PROGRESS, self.progressed)
                 await self.records(job)
                 await self.trained(job, "first")
-                await self.worker_dies(job)
+                if not self.shared:
+                    await self.worker_dies(job)
             self.strangers()
             self.memory()
         except BaseException:
@@ -87,15 +94,16 @@ class ClusterProof(Proof):
     def write_deployment(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "config_dir").mkdir(parents=True)
-        shutil.copy(ROOT / "deployments" / "mongo" / "nats.conf", self.folder)
+        shutil.copy(ROOT / "deployments" / self.stack.deployment.partition("-")[0] / "nats.conf", self.folder)
         declared = yaml.safe_load((ROOT / "src/complex_system/domain/lab.yaml").read_text(encoding="utf-8"))
         del declared["law"]  # nobody searches and cross-validates where the best possible error is known
         text = yaml.safe_dump({**declared, "name": "plant"}, allow_unicode=True, sort_keys=False)
         (self.folder / "config_dir" / "dataset.yaml").write_text(text, encoding="utf-8")
-        (self.folder / "deployment.yaml").write_text(DEPLOYED, encoding="utf-8")
+        deployed = DEPLOYED.format(server=self.server, database=self.database)
+        (self.folder / "deployment.yaml").write_text(deployed, encoding="utf-8")
         self.env_file.write_text(SETTINGS, encoding="utf-8")
         fiot("extras", "init-env", "--add", self.stack.deployment)
-        self.saw("a deployment with MongoDB, the LightGBM trainer, and a head and workers of Ray with a token")
+        self.saw(f"a deployment with {self.server}, the LightGBM trainer, and a head and workers of Ray with a token")
 
     def build_images(self) -> None:
         if not self.builds:
@@ -103,7 +111,7 @@ class ClusterProof(Proof):
         began = time.monotonic()
         fiot("build", "--dry")
         module = (sys.executable, "-m", "complex_system.deploy.images")
-        call(*module, "database_mongo", "data_processing")
+        call(*module, self.database, "data_processing")
         call(*module, "--cluster", self.service)
         self.saw(f"images built, or taken from the cache, in {time.monotonic() - began:.0f} s")
 
@@ -117,17 +125,24 @@ class ClusterProof(Proof):
     # Steps
 
     async def records(self, job: Job) -> None:
-        rows = list(Laboratory(seed=5).records(RECORDS))
+        lab = Laboratory(seed=5)
+        wanted = SHARED_RECORDS if self.shared else RECORDS
+        began = time.monotonic()
+        for first in range(0, wanted, BATCH):
+            size = min(BATCH, wanted - first)
+            rows = [lab.measured_record() for _ in range(size)] if self.shared else list(lab.records(size))
 
-        async def saved() -> bool:
-            return bool(await job.database.save_raw(rows))
+            async def saved(rows: list[Record] = rows) -> bool:
+                return bool(await job.database.save_raw(rows))
+
+            await job.until("the records are saved", saved, 120)
+        seconds = time.monotonic() - began
 
         async def processed() -> bool:
-            return (await job.counts()).processed == RECORDS
+            return (await job.counts()).processed == wanted
 
-        await job.until("the records are saved", saved, 120)
-        _, seconds = await job.until("the records are processed", processed, 120)
-        self.saw(f"{RECORDS} records saved, and processed {seconds:.0f} s later")
+        _, later = await job.until("the records are processed", processed, 600)
+        self.saw(f"{wanted} records saved in {seconds:.0f} s, and processed {later:.0f} s later")
 
     async def trained(self, job: Job, name: str) -> None:
         began = time.monotonic()
@@ -137,11 +152,13 @@ class ClusterProof(Proof):
             raise ProofError(f"The training on the cluster failed: {event.error}")
         log = self.stack.compose("logs", "--no-color", self.service)
         connected = [line.partition("Connected to Ray")[2] for line in log.splitlines() if "Connected to Ray" in line]
-        if not connected or not {"searching", "cross-validating"} <= set(self.stages):
+        spread = {"training"} if self.shared else {"searching", "cross-validating"}
+        shared = "training on the Ray cluster" in log
+        if not connected or not spread <= set(self.stages) or shared != self.shared:
             raise ProofError(f"The cluster was not used: stages {sorted(set(self.stages))}, connections {connected}")
         self.saw(
             f"trained on the cluster in {time.monotonic() - began:.0f} s: stages {', '.join(dict.fromkeys(self.stages))}; "
-            f"the trainer connected{connected[-1]}"
+            f"the trainer connected{connected[-1]}; samples {dict(event.samples)}"
         )
 
     async def worker_dies(self, job: Job) -> None:
@@ -184,14 +201,19 @@ class ClusterProof(Proof):
         ]
         memory = ", ".join(f"{name} {used}" for name, used in sorted(self.used.items()))
         steps = "\n".join(f"- {line}" for line in self.lines)
-        return f"### `make compose-cluster`\n\n{steps}\n- memory after the trainings: {memory}\n\n" + "\n".join(table)
+        options = " ARGS=--shared" if self.shared else ""
+        return f"### `make compose-cluster{options}`\n\n{steps}\n- memory after the trainings: {memory}\n\n" + "\n".join(
+            table
+        )
 
 
 def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     parser = argparse.ArgumentParser(description="A trainer and a Ray cluster in containers.")
     parser.add_argument("--no-build", action="store_true", help="use the existing images")
-    proof = ClusterProof(build=not parser.parse_args().no_build)
+    parser.add_argument("--shared", action="store_true", help="so many records that the workers share the fit")
+    options = parser.parse_args()
+    proof = ClusterProof(build=not options.no_build, shared=options.shared)
     try:
         asyncio.run(proof.run())
         text = proof.summary()

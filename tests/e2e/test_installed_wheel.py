@@ -33,6 +33,7 @@ def test_a_project_runs_from_the_built_wheel(tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", tmp_path / "env")
     run(programs / "python", *pip, "install", f"{wheel}[all]")
     assert "fiot run mongo" in run(programs / "complex-system", "init", "my-plant")
+    run(programs / "fiot", "build", "--dry", folder=tmp_path / "my-plant")  # what it takes from the package is there
     said = run(programs / "fiot", "run", "mongo", "--once", folder=tmp_path / "my-plant")
     assert "installing MLflow's server" in said
     assert "The full cycle of 'mongo' worked" in said

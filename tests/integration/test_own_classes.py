@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from complex_system.cli.project import create_project
+from complex_system.local.servers import ANY_PORT
 from documented import ROOT, included
+from runs import FIOT
+from support import eventually
 
 PAGE = ROOT / "docs" / "how-to" / "add-a-trainer-tracker-or-source.md"
 QUICK = ("folder_tracker", "folder_source", "line_source")
@@ -65,3 +72,23 @@ def test_a_broken_promise_of_each_is_found(project: Path, file: str, right: str,
     path.write_text(text.replace(right, wrong), encoding="utf-8")
     with pytest.raises(AssertionError, match=f"FAILED .*{case}"):
         suites(project, f"tests/test_{file}.py", "-k", case)
+
+
+@pytest.mark.long
+async def test_the_trainer_of_the_page_takes_the_place_of_lightgbms_in_a_run(project: Path) -> None:
+    deployment = project / "deployments" / "mongo" / "deployment.yaml"
+    others = r"^  (ml_(?!lightgbm|consumer)\w+):\n"
+    deployment.write_text(re.sub(others, "", deployment.read_text(encoding="utf-8"), flags=re.MULTILINE), encoding="utf-8")
+    environment = {**os.environ, **ANY_PORT, "COMPLEX_SYSTEM_TRAINERS": "lightgbm", "COMPLEX_SYSTEM_BOOSTING_ROUNDS": "60"}
+    run = subprocess.Popen([FIOT, "run", "mongo", "--locked", "--records", "1500"], cwd=project, env=environment)
+    try:
+
+        def compared() -> list[dict[str, Any]]:
+            status = project / ".run" / "mongo" / "status.json"
+            return json.loads(status.read_text())["results"] if status.is_file() else []
+
+        results = await eventually(compared, 150)
+    finally:
+        run.terminate()
+        run.wait(60)
+    assert "scikit-learn" in {each["framework"] for each in results}

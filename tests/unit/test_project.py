@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from complex_system.cli.project import DEPLOYMENTS, main
+from complex_system.cli.project import DEPLOYMENTS, create_project, main
+from complex_system.deploy.project import installed_services
 from complex_system.domain.dataset import Dataset
 from complex_system.local.servers import mlflow
 
@@ -64,6 +66,39 @@ def test_a_service_of_ones_own_begins_in_a_new_project(tmp_path: Path) -> None:
     assert fiot(tmp_path / "my-plant", "create", "new-service", "another").returncode == 0  # the one package is the default
     services = tmp_path / "my-plant" / "src" / "my_plant_services"
     assert {path.parent.name for path in services.glob("*/manifest.yaml")} == {"my_service", "another"}
+
+
+def test_the_images_of_a_project_have_the_installed_package_and_what_is_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "my-plant"
+    create_project(folder)
+    for name in ("my_service", "ml_serving"):  # the second one takes the place of ours
+        own = folder / "src" / "my_plant_services" / name
+        own.mkdir()
+        (own / "run.py").touch()
+        (own / "manifest.yaml").write_text(f"fastiot_service:\n  name: {name}\n")
+    done = fiot(folder, "build", "--dry")
+    assert done.returncode == 0, done.stderr
+    place = folder / "build" / "docker"
+    files = {path.name.removeprefix("Dockerfile."): path.read_text() for path in place.glob("Dockerfile.*")}
+    assert {each.name for each in installed_services()} | {"my_service"} == set(files)
+    assert (place / "docker-bake.hcl").read_text().count('target "ml_serving-debug"') == 1
+    seen = (folder / ".dockerignore").read_text().splitlines()
+    for name, text in files.items():
+        is_own = name in ("my_service", "ml_serving")
+        for source in (word for line in re.findall("^COPY (.*)$", text, re.MULTILINE) for word in line.split()[:-1]):
+            assert (folder / source).exists(), (name, source)
+            assert any(f"!{top}" in seen for top in (source, source.split("/")[0], "/".join(source.split("/")[:3]))), source
+        assert ("COPY src src" in text) == is_own
+        assert (f'"complex_system.messaging.project_service", "my_plant_services.{name}.run"' in text) == is_own
+        assert re.search("^HEALTHCHECK ", text, re.MULTILINE), name
+    for path in ("install.sh", "constraints.txt", "requirements/requirements.lightgbm.txt"):
+        assert (place / "complex_system" / path).read_bytes() == (ROOT / path).read_bytes()
+    assert (place / "complex_system" / "src" / "complex_system" / "settings" / "__init__.py").is_file()
+    (folder / "requirements.txt").unlink()
+    refused = fiot(folder, "build", "--dry")
+    assert refused.returncode == 1
+    assert "requirements.txt is missing" in refused.stderr
+    assert "an empty file will do" in refused.stderr
 
 
 def test_mlflows_server_is_installed_again_when_its_versions_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

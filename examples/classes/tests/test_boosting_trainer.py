@@ -7,6 +7,8 @@ from my_plant.boosting_trainer import BoostingTrainer
 
 
 class TestBoostingTrainer(TrainerContract):
+    quality = 14.9
+
     @staticmethod
     def trainer_class() -> type[BoostingTrainer]:
         return BoostingTrainer

@@ -83,8 +83,13 @@ def create_project(folder: Path) -> None:
         for template, target in (("configure.py.txt", "configure.py"), ("README.md", "README.md")):
             text = (_TEMPLATES / template).read_text(encoding="utf-8").replace("{name}", name)
             (folder / target).write_text(text, encoding="utf-8")
-        shutil.copyfile(_TEMPLATES / "gitignore", folder / ".gitignore")
-        shutil.copyfile(_TEMPLATES / "env.example", folder / ".env.example")
+        for template, target in (
+            ("gitignore", ".gitignore"),
+            ("dockerignore", ".dockerignore"),
+            ("env.example", ".env.example"),
+        ):
+            shutil.copyfile(_TEMPLATES / template, folder / target)
+        shutil.copyfile(_TEMPLATES / "requirements.txt", folder / "requirements.txt")
         for deployment in DEPLOYMENTS:
             config = folder / "deployments" / deployment / "config_dir"
             config.mkdir(parents=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -161,7 +163,24 @@ def _build(**options: Any) -> None:
             near = closest(name, known)
             hint = f"Did you mean '{near}'?" if near else f"This project has {', '.join(known)}."
             fail("build", f"There is no service '{name}'. {hint}")
+    _prepare_build(dry=bool(options.get("dry")))
     fastiot_build(**options)
+
+
+def _prepare_build(*, dry: bool) -> None:
+    from complex_system.deploy.images import is_project, write_build_context
+
+    context = ProjectContext.default
+    with errors_of("build"):
+        if is_project(context.library_package):
+            write_build_context(Path(context.project_root_dir))
+    without = "`fiot build --dry` writes the Dockerfiles alone"
+    if not dry and shutil.which("docker") is None:
+        fail("build", f"docker is missing: install Docker Engine; {without}.")
+    if not dry and subprocess.run(["docker", "buildx", "version"], check=False, capture_output=True).returncode:  # noqa: S607
+        fail(
+            "build", f"docker has no buildx: {without}, and `python -m complex_system.deploy.images` builds them without it."
+        )
 
 
 @functools.wraps(fastiot_config)

@@ -71,8 +71,9 @@ _COMMANDS = {
     ),
     "build": _Command(
         _DOCKER,
-        ("fiot build --dry  # Dockerfiles alone, as `make images` takes them", "fiot build ml_serving_mlflow"),
-        "Build the services' images with Docker's buildx; `make images` builds them without it.",
+        ("fiot build --dry  # Dockerfiles alone", "fiot build ml_serving_mlflow"),
+        "Build the services' images with Docker's buildx; without it, `python -m complex_system.deploy.images` does after "
+        "`fiot build --dry`, which is `make images` in a clone.",
         {
             "services": "Names of services; all by default.",
             "mode": "debug has the sources; release compiles them with Nuitka.",

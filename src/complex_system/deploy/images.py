@@ -13,12 +13,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from complex_system import __version__
 from complex_system.errors import StartError
 
 log = logging.getLogger(__name__)
+
+_LIBRARY = "complex_system"
+_PACKAGE = Path(__file__).parents[1]
 
 BUILD_ARGUMENTS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 STAGE = "debug"
@@ -27,6 +31,30 @@ STAGE = "debug"
 
 _NODE_OF = "ml_lightgbm_regression_mlflow"
 """The trainer whose image becomes that of Ray's nodes, with what the others need added."""
+
+
+def is_project(library: str) -> bool:
+    """Whether a project has complex-system installed, and is no clone of it, by the ``library_package`` of its ``configure.py``."""
+    return library != _LIBRARY
+
+
+def write_build_context(root: Path) -> None:
+    """Copy what the images of a project take from the installed package into ``build/docker/complex_system``.
+
+    Raises:
+        StartError: The project lacks ``requirements.txt``.
+    """
+    if not (root / "requirements.txt").is_file():
+        raise StartError(
+            f"{root / 'requirements.txt'} is missing. It lists the packages that services of your own need in their images; "
+            "an empty file will do."
+        )
+    folder = root / "build" / "docker" / "complex_system"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(_PACKAGE / "deploy" / "image_files", folder)  # links become what they point to
+    leave = shutil.ignore_patterns("__pycache__", "image_files", "new_project")
+    for package in (_LIBRARY, "complex_system_services"):
+        shutil.copytree(Path(str(files(package))), folder / "src" / package, ignore=leave)
 
 
 def build_command(dockerfile: Path, image: str, environment: Mapping[str, str], more_parts: str = "") -> list[str]:
@@ -87,7 +115,9 @@ def cluster_images(services: Sequence[str]) -> dict[str, tuple[str, str]]:
 def main() -> None:
     """Read the command line and build."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description="Build the services' images with plain docker build.")
+    parser = argparse.ArgumentParser(
+        prog="python -m complex_system.deploy.images", description="Build the services' images with plain docker build."
+    )
     parser.add_argument("services", nargs="*", help="names of services; all by default")
     parser.add_argument("--tag", default="latest")
     parser.add_argument(
@@ -95,9 +125,18 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
-        build_images(Path.cwd(), "complex_system", options.services, options.tag, cluster=options.cluster)
+        build_images(Path.cwd(), _namespace(), options.services, options.tag, cluster=options.cluster)
     except StartError as error:
         raise SystemExit(error.message) from error
+
+
+def _namespace() -> str:
+    import complex_system.messaging  # noqa: F401 - FastIoT with our mends
+
+    # isort: split
+    from fastiot.cli.model.project import ProjectContext
+
+    return str(ProjectContext.default.project_namespace)
 
 
 if __name__ == "__main__":

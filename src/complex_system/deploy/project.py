@@ -5,6 +5,7 @@ from __future__ import annotations
 import complex_system.messaging  # noqa: F401 - FastIoT with our mends, before anything else imports it
 
 # isort: split
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def installed_services() -> list[Any]:
     """Return the services of the installed package, by name, for ``services`` in a project's ``configure.py``."""
     names = sorted(path.parent.name for path in _services_folder().glob(f"*/{MANIFEST_FILENAME}"))
     return [InstalledService(name=name, package=_SERVICES) for name in names]
+
+
+def all_services(own: Sequence[Any]) -> list[Any]:
+    """Return a project's services, and those of the installed package whose place none of them takes, for ``configure.py``."""
+    names = {service.name for service in own}
+    return [*(service for service in installed_services() if service.name not in names), *own]
 
 
 def _services_folder() -> Path:

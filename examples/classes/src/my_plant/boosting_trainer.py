@@ -21,7 +21,7 @@ from complex_system.training.data import Matrix, TrainingData
 from complex_system.training.onnx import run_onnx, with_declared_names
 from complex_system.training.peers import ALONE, Peers
 
-LOSSES = {"squared": "squared_error", "absolute": "absolute_error", "huber": "absolute_error"}
+LOSSES = {"squared": "squared_error", "absolute": "absolute_error", "huber": "huber"}
 PATIENCE = 30
 
 
@@ -61,7 +61,7 @@ class BoostingTrainer(Trainer):
 
         steps = self.parameters.boosting_rounds
         trees = GradientBoostingRegressor(
-            loss=LOSSES[data.loss], learning_rate=0.05, max_depth=4, subsample=0.5, max_features=0.5,
+            loss=LOSSES[data.loss], learning_rate=0.05, max_depth=3, min_samples_leaf=10, subsample=0.5, max_features=0.5,
             n_estimators=steps, random_state=self.parameters.seed,
         )  # fmt: skip
         history: list[Progress] = []
@@ -84,7 +84,7 @@ class BoostingTrainer(Trainer):
         best = int(np.argmin(losses)) + 1
         trees.estimators_, trees.n_estimators_, trees.n_estimators = trees.estimators_[:best], best, best
         return BoostingModel(
-            data.feature_names, {"learning_rate": 0.05, "max_depth": 4}, history, best, _onnx(trees, train.x)
+            data.feature_names, {"learning_rate": 0.05, "max_depth": 3}, history, best, _onnx(trees, train.x)
         )
 
     @override
