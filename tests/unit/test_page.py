@@ -36,6 +36,7 @@ from complex_system.monitoring.page.svg import chart, histogram, nice_ticks, saf
 from complex_system.monitoring.page.terms import TERMS, requests_of
 from complex_system.monitoring.page.views import alerts
 from complex_system.monitoring.page.views.data import judged_drift
+from complex_system.monitoring.page.views.predictions import _errors
 from complex_system.monitoring.performance import WindowPair
 from complex_system.monitoring.points import Figures
 from complex_system.monitoring.reference import Reference
@@ -374,6 +375,15 @@ def test_why_a_champion_was_trained_is_said_in_words(monitor: Monitor) -> None:
         "80",
         "enough records",
     ]
+
+
+def test_labels_of_champions_in_quick_succession_are_below_each_other(monitor: Monitor) -> None:
+    predict(monitor)
+    for version, before in enumerate((1800, 1700, 600)):
+        monitor.history.crowned(crowned(NOW - before, champion(version=str(version), holdout=80)))
+    figure = _errors(read(monitor), Viewer())
+    labels = [each["yshift"] for each in figure["layout"]["annotations"] if "lab-pytorch" in each["text"]]
+    assert labels == [0, -14, 0]
 
 
 def test_drift_of_few_records_is_in_no_curve(monitor: Monitor) -> None:

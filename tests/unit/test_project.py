@@ -123,13 +123,20 @@ def test_mlflows_server_is_installed_again_when_its_versions_change(tmp_path: Pa
     assert len(said) == 2
 
 
-def test_an_installation_shows_what_it_does_and_keeps_what_it_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow, "_SHOWN_SECONDS", 0.0)
+def test_an_installation_shows_what_it_does_and_keeps_what_it_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow, "_SHOWN_SECONDS", 0.05)
     said: list[str] = []
-    code, last = mlflow._watched(["sh", "-c", "seq 7; echo; echo no space left >&2; exit 3"], said.append)
-    assert (code, last) == (3, ["4", "5", "6", "7", "no space left"])
-    assert said[0] == "  1"
-    assert len(said) == 8
+    end = tmp_path / "end"
+
+    def say(text: str) -> None:
+        said.append(text)
+        end.touch()  # the command goes on until something is shown
+
+    command = f"seq 7; echo; while [ ! -e {end} ]; do sleep 0.01; done; echo no space left >&2; exit 3"
+    assert mlflow._watched(["sh", "-c", command], say) == (3, ["4", "5", "6", "7", "no space left"])
+    assert said[0].endswith(" s: 7")
 
 
 def test_what_imports_fastiot_through_us_finds_the_project_and_says_nothing_of_git(tmp_path: Path) -> None:

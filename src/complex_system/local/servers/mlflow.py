@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,17 @@ def install_server(say: Callable[[str], None], environment: Path = ENVIRONMENT) 
     python = str(environment / "bin" / "python")
     for command in (
         [sys.executable, "-m", "venv", str(environment)],
-        [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", str(_CONSTRAINTS), "mlflow[auth]"],
+        [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--progress-bar=off",
+            "--disable-pip-version-check",
+            "-c",
+            str(_CONSTRAINTS),
+            "mlflow[auth]",
+        ],
         [python, "-I", mlflow_server.__file__],
     ):
         code, last = _watched(command, say)
@@ -61,19 +72,25 @@ def install_server(say: Callable[[str], None], environment: Path = ENVIRONMENT) 
 
 def _watched(command: list[str], say: Callable[[str], None]) -> tuple[int, list[str]]:
     """Run a command and show now and then what it does; return its exit code and the last lines that it wrote."""
-    last: deque[str] = deque(maxlen=5)
-    shown = time.monotonic()
-    with subprocess.Popen(  # noqa: S603 - ours
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace"
-    ) as process:
-        for line in process.stdout or ():
-            if not (text := line.strip()):
-                continue
-            last.append(text)
-            if time.monotonic() - shown > _SHOWN_SECONDS:
-                shown = time.monotonic()
-                say(f"  {text[:100]}")
-    return process.returncode, list(last)
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603 - ours
+        with process:
+            while True:
+                try:
+                    code = process.wait(_SHOWN_SECONDS)
+                except subprocess.TimeoutExpired:
+                    for line in _last_lines(output.fileno())[-1:]:
+                        say(f"  {time.monotonic() - began:.0f} s: {line[:100]}")
+                else:
+                    return code, _last_lines(output.fileno())
+
+
+def _last_lines(descriptor: int) -> list[str]:
+    size = os.fstat(descriptor).st_size
+    # Not by seeking: the place in the file is the command's, too.
+    text = os.pread(descriptor, 10_000, max(0, size - 10_000)).decode(errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()][-5:]
 
 
 class MlflowServer(Server):

@@ -35,6 +35,8 @@ from complex_system.monitoring.series import Curve
 from complex_system.protocol.serving import ORIGIN_LABELS
 
 _WAITING = "Waiting for true values:\na prediction is compared with the true value as soon as its record has been measured."
+_LABEL_WIDTH, _LABEL_LINES = 0.2, 4
+"""Events nearer to each other than this share of the period have their labels below each other, in so many lines."""
 _NO_GROUPS = "The data set has no category by which residuals could be grouped."
 _TERMS = (
     "RMSE",
@@ -153,9 +155,12 @@ def _errors(reading: Reading, viewer: Viewer) -> Figure:
     ]
     events = [(each.began, f"error changes ({short(each.origin)})", "warn") for each in reading.overview.changes]
     events += [(each.at, each.name, "muted") for each in reading.champions]
+    begun: list[float] = []
     for at, text, tone in sorted(event for event in events if event[0] > reading.begin):
         line, label = moment(viewer, at, text, tone, late=at > reading.end - 0.2 * reading.period.seconds)
-        marks.append((line, {**label, "yshift": -14} if tone == "warn" else label))
+        near = sum(at - other < _LABEL_WIDTH * reading.period.seconds for other in begun)
+        begun.append(at)
+        marks.append((line, {**label, "yshift": -14 * (near % _LABEL_LINES)}))
     return over_time(viewer, reading, traces, titled(f"RMSE ({reading.facts.unit})"), keep="errors", marks=marks)
 
 
