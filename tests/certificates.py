@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 import ipaddress
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def write_certificates(folder: Path, *addresses: str) -> Path:
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(each)) for each in (HOST, *addresses)])
         signing = signer or key
         authority = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(issuer or subject)
@@ -42,9 +43,14 @@ def write_certificates(folder: Path, *addresses: str) -> Path:
             .add_extension(authority, critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False)
             .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-            .sign(signing, hashes.SHA256())
         )
-        return certificate, key
+        if signer is None:  # Python 3.13 refuses an authority that does not say what its key is for
+            uses = dict.fromkeys(inspect.signature(x509.KeyUsage).parameters, False) | {
+                "key_cert_sign": True,
+                "crl_sign": True,
+            }
+            builder = builder.add_extension(x509.KeyUsage(**uses), critical=True)
+        return builder.sign(signing, hashes.SHA256()), key
 
     pem = serialization.Encoding.PEM
     authority, authority_key = make("CA", None, None)
