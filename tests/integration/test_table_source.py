@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -84,15 +84,18 @@ def record(number: int, **fields: Any) -> Record:
 
 
 @pytest.fixture(params=["sqlite", "maria"])
-def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Plant:
+def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plant]:
     if request.param == "sqlite":
-        return Plant(f"sqlite:///{tmp_path / 'plant.db'}", "TEXT")
+        plant = Plant(f"sqlite:///{tmp_path / 'plant.db'}", "TEXT")
+        yield plant
+        plant.engine.dispose()  # Python 3.13 tells of connections of SQLite that nobody closed
+        return
     server: Server = request.getfixturevalue("maria_server")
     address = f"mariadb+mariadbconnector://root:@127.0.0.1:{server.port}"
     name = f"plant_{uuid4().hex[:8]}"
     with sa.create_engine(address).begin() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    return Plant(f"{address}/{name}", "TIMESTAMP(6) NULL")
+    yield Plant(f"{address}/{name}", "TIMESTAMP(6) NULL")
 
 
 @pytest.fixture
