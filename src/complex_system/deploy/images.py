@@ -34,7 +34,7 @@ _NODE_OF = "ml_lightgbm_regression_mlflow"
 
 
 def is_project(library: str) -> bool:
-    """Whether a project has complex-system installed, and is no clone of it, by the ``library_package`` of its ``configure.py``."""
+    """Return whether a project, by the ``library_package`` of its ``configure.py``, uses complex-system as an installed package."""
     return library != _LIBRARY
 
 
