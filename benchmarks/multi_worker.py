@@ -6,6 +6,7 @@ summed over the workers. Every process has one thread.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -89,6 +90,7 @@ def measured(way: str) -> list[list[float]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.multi_worker", description=__doc__).parse_args()
     found: dict[str, list[list[float]]] = {}
     for _ in range(ROUNDS):
         for way in WAYS:

@@ -147,7 +147,9 @@ class IngestStreams:
             NobodyListensError: JetStream does not answer, or has no such streams.
         """
         try:
-            consumer = await self.context.consumer_info(STREAM, CONSUMER)
+            taken = (await self.context.consumer_info(STREAM, CONSUMER)).num_ack_pending or 0
+            # What the consumer itself counts as waiting follows a moment after the stream has acknowledged a message to its sender.
+            kept = (await self.context.stream_info(STREAM)).state.messages
             dead = await self.context.stream_info(DEAD_STREAM)
             share, stopped = self._settings.ingest_dead_share, tuple[str, ...]()
             if dead.state.messages >= share:
@@ -155,7 +157,7 @@ class IngestStreams:
                 stopped = tuple(sorted(source_of(subject) for subject, count in counts.items() if count >= share))
         except (NatsError, TimeoutError) as error:
             raise self.explained(error) from error
-        return StreamCounts(consumer.num_pending or 0, consumer.num_ack_pending or 0, dead.state.messages, stopped)
+        return StreamCounts(max(0, kept - taken), taken, dead.state.messages, stopped)
 
     def explained(self, error: BaseException) -> NobodyListensError:
         """Return the error for a JetStream that is missing or refuses, with a message for the operator of the broker."""
