@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -31,10 +32,16 @@ class SmallDisk:
 
     def fill(self, leave: int = 0) -> None:
         """Take all room but so many bytes."""
-        taken = self.free - leave
-        if taken > 0:
-            with self._ballast.open("ab") as file:
-                os.posix_fallocate(file.fileno(), file.tell(), taken)
+        while (taken := self.free - leave) > 0:
+            # Who has files there may take some of it between the two calls.
+            try:
+                with self._ballast.open("ab") as file:
+                    os.posix_fallocate(file.fileno(), file.tell(), taken)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                return
 
     def make_room(self) -> None:
         """Give back what :meth:`fill` took."""

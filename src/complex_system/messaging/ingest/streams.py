@@ -147,9 +147,8 @@ class IngestStreams:
             NobodyListensError: JetStream does not answer, or has no such streams.
         """
         try:
-            taken = (await self.context.consumer_info(STREAM, CONSUMER)).num_ack_pending or 0
-            # What the consumer itself counts as waiting follows a moment after the stream has acknowledged a message to its sender.
-            kept = (await self.context.stream_info(STREAM)).state.messages
+            consumer = await self.context.consumer_info(STREAM, CONSUMER)
+            stream = (await self.context.stream_info(STREAM)).state
             dead = await self.context.stream_info(DEAD_STREAM)
             share, stopped = self._settings.ingest_dead_share, tuple[str, ...]()
             if dead.state.messages >= share:
@@ -157,7 +156,11 @@ class IngestStreams:
                 stopped = tuple(sorted(source_of(subject) for subject, count in counts.items() if count >= share))
         except (NatsError, TimeoutError) as error:
             raise self.explained(error) from error
-        return StreamCounts(max(0, kept - taken), taken, dead.state.messages, stopped)
+        taken, delivered = consumer.num_ack_pending or 0, consumer.delivered
+        # The consumer's own number of waiting messages follows a moment after the stream has acknowledged one to its sender. But the
+        # stream may keep acknowledged messages where the broker's disk was full, and its sequence counts those that have expired.
+        behind = stream.last_seq - (delivered.stream_seq if delivered else 0)
+        return StreamCounts(max(0, min(stream.messages - taken, behind)), taken, dead.state.messages, stopped)
 
     def explained(self, error: BaseException) -> NobodyListensError:
         """Return the error for a JetStream that is missing or refuses, with a message for the operator of the broker."""
