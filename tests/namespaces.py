@@ -59,10 +59,14 @@ def missing() -> str:
     return ""
 
 
-def remove_leftovers() -> None:
-    """Remove the namespaces of runs that were killed, with the processes that still run in them."""
-    for path in sorted(_NETNS.glob(f"{PREFIX}*")) if _NETNS.exists() else ():
-        owner = path.name.removeprefix(PREFIX).split("-")[0]
+def remove_leftovers(prefix: str = PREFIX) -> None:
+    """Remove the namespaces of runs that were killed, with the processes that still run in them.
+
+    Args:
+        prefix: What their names begin with.
+    """
+    for path in sorted(_NETNS.glob(f"{prefix}*")) if _NETNS.exists() else ():
+        owner = path.name.removeprefix(prefix).split("-")[0]
         if owner.isdigit() and not _is_test_run(int(owner)):
             _remove(path.name)
 
