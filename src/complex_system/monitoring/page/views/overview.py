@@ -99,7 +99,7 @@ def _service(service: ServiceState) -> list[Any]:
     url = next((each.url for each in service.replicas if each.is_running and each.url), "")
     ages = [each.heartbeat_age for each in service.replicas]
     return [
-        html.Div([outside(service.service, url), html.Div(details, className="detail", title=details)]),
+        html.Div([outside(service.service, url), html.Div(details, className="detail", title=details)], className="service"),
         html.Span([sign(STATE_SIGNS[level], level), " ", service.state], className="nowrap"),
         str(service.running),
         age(max(ages)) if ages else NONE,
