@@ -16,7 +16,8 @@ class RecordSettings(BaseSettings):
         description="What the database does with other values under a key that exists: keep the first ones, or replace them by newer",
     )
     source_file: str = Field(
-        "", description="File of records to read (CSV, Excel, JSON, Parquet), relative to the config folder; empty for lab records"
+        "",
+        description="File of records to read (CSV, Excel, JSON, Parquet), relative to the config folder; empty for lab records",
     )
     source_order: str = Field(
         "file", description="Order of a replayed file: file, shuffled, or the name of its column of type datetime"

@@ -72,9 +72,7 @@ class TrainingSettings(BaseSettings):
         "automatic",
         description="The winner of a round becomes champion (automatic), or candidate until a person approves it (approved)",
     )
-    retrain_newest: int = Field(
-        1000, ge=50, description="New labelled records that a round after an alert waits for"
-    )
+    retrain_newest: int = Field(1000, ge=50, description="New labelled records that a round after an alert waits for")
     retrain_pause: float = Field(
         600.0, ge=0, description="Seconds between two rounds after alerts; doubled after each round without a better model"
     )
