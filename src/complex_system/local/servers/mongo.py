@@ -15,7 +15,7 @@ from complex_system.local.credentials import USER
 from complex_system.local.processes import Child
 from complex_system.local.servers.base import HOST, Server, free_port, program, reachable
 
-STAND_IN = "MongoDB is not installed: secantusdb stands in for it, which is made for trying out. For good, install mongod, or run 'maria'."
+STAND_IN = "MongoDB is not installed: secantusdb stands in for it, for trying out. For good, install mongod, or run maria."
 
 
 class MongoServer(Server):
