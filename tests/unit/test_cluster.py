@@ -259,7 +259,7 @@ async def test_calls_of_workers_that_were_lost_end_when_those_that_replace_them_
     await asyncio.sleep(0)
     found = await asyncio.gather(*(desk.gather("second", 1, index, 3, index) for index in range(3)))
     assert found == [[0, 1, 2]] * 3
-    assert await asyncio.wait_for(asyncio.gather(*lost), 1) == [None, None]
+    assert await asyncio.wait_for(asyncio.gather(*lost), 60) == [None, None]
 
 
 def _times_out(address: str) -> socket.socket:

@@ -247,18 +247,14 @@ def test_grpc_gets_a_port_only_where_one_is_set(tmp_path: Path, taken_port: int)
 
 
 def test_a_preferred_port_that_is_free_is_used(tmp_path: Path, taken_port: int) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
+    free = free_port()
     made = plan(tmp_path, {"FASTIOT_NATS_PORT": str(free)})
     assert made.servers[0].port == free
     assert not [note for note in made.notes if "is taken" in note]
 
 
 def test_the_same_port_is_not_given_twice(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = str(probe.getsockname()[1])
+    free = str(free_port())
     made = plan(tmp_path, {"FASTIOT_NATS_PORT": free, "FASTIOT_MONGO_DB_PORT": free})
     assert made.servers[0].port != made.servers[1].port
 
