@@ -204,23 +204,24 @@ def _nats_says(client: dict[str, str], account: dict[str, str]) -> bytes:
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.2), (signal.SIGTERM, 3.0)])
 def test_a_signal_during_the_start_leaves_no_process_behind(tmp_path: Path, number: signal.Signals, seconds: float) -> None:
     with fiot_run(tmp_path, "integration_test") as run:
-        run.eventually(lambda: run.status()["state"] == "starting")
+        run.eventually(lambda: run.status()["state"] == "starting", 150)
         time.sleep(seconds)
         run.process.send_signal(number)
-        assert run.wait(60) == 0, run.said
+        assert run.wait(120) == 0, run.said
         assert run.left() == []
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_processes_of_a_killed_run_are_stopped_by_the_next(tmp_path: Path) -> None:
     with fiot_run(tmp_path, "integration_test") as run:
-        run.eventually(lambda: len(run.processes()) >= 2)
+        run.eventually(lambda: len(run.processes()) >= 2, 150)
         run.process.kill()
         run.process.wait()
         left = run.processes()
         assert left
         with fiot_run(tmp_path, "integration_test", "--once") as following:
-            assert following.wait(120) == 0, following.said
+            assert following.wait(400) == 0, following.said
             assert "that an earlier run had left behind" in following.said
         assert not [process for process in left if lives(process)]
 
@@ -249,7 +250,7 @@ def test_a_missing_server_program_is_named_with_its_package(tmp_path: Path) -> N
         "shutil.which = lambda name, *a, **k: None if 'maria' in str(name) else own(name, *a, **k); "
         "sys.argv = ['fiot', 'run', 'integration_test', '--once']; from fastiot.cli.fiot import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240,
                           env={**os.environ, **ANY_PORT, "COMPLEX_SYSTEM_RUN_DIR": str(tmp_path)})  # fmt: skip
     assert done.returncode == 1
     assert "mariadb-server" in done.stdout + done.stderr
@@ -258,5 +259,5 @@ def test_a_missing_server_program_is_named_with_its_package(tmp_path: Path) -> N
 
 def test_an_unknown_scenario_is_named(tmp_path: Path) -> None:
     with fiot_run(tmp_path, "mongo", "--scenario", "storm") as run:
-        assert run.wait(60) == 1
+        assert run.wait(240) == 1
         assert "There is no scenario 'storm'; there are shift, concept, noise, missing, new_category, plant." in run.said

@@ -198,6 +198,7 @@ async def test_it_waits_for_a_folder_and_reads_those_that_match(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 async def test_kills_in_the_middle_lose_nothing_and_double_nothing(
     tester: TesterService, settings: Settings, dataset: Dataset, folder: Path, database: None
 ) -> None:
@@ -229,7 +230,7 @@ async def test_kills_in_the_middle_lose_nothing_and_double_nothing(
             async def grew(wanted: int = wanted) -> bool:
                 return (await client.counts()).raw >= wanted
 
-            await eventually(grew, 60)
+            await eventually(grew, 180)
             source.send_signal(signal.SIGKILL)
         finally:
             source.kill()
