@@ -184,6 +184,7 @@ async def test_a_hidden_tab_asks_for_nothing_and_catches_up_when_it_is_seen(chro
 async def test_a_page_whose_service_is_gone_says_so(chromium: Browser) -> None:
     monitor = make_monitor(time.time(), days=0.05, pairs_a_minute=2)
     context = await chromium.new_context(viewport=WIDE)
+    context.set_default_timeout(PATIENCE)
     tab = await context.new_page()
     async with page_over(monitor) as url:
         await tab.goto(f"{url}/alerts")
