@@ -42,7 +42,7 @@ from complex_system.messaging.ingest import streams as ingest_streams
 from complex_system.messaging.ingest import writer as ingest_batch
 from complex_system.messaging.ingest.dead_letters import ROOM_FOR_REASON, DeadLetter, DeadLetters
 from complex_system.messaging.ingest.publisher import IngestClient, published_records
-from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams, StreamCounts
+from complex_system.messaging.ingest.streams import DEAD_STREAM, STREAM, IngestStreams
 from complex_system.messaging.operators import manage_dead_letters
 from complex_system.messaging.things import to_thing
 from complex_system.protocol.base import Empty, Request
@@ -172,27 +172,6 @@ async def test_records_published_in_any_form_are_saved_once(
 async def keeps(client: Client, count: int) -> bool:
     """Whether the stream has so many messages; it removes one a moment after it was acknowledged."""
     return bool((await client.jetstream().stream_info(STREAM)).state.messages == count)
-
-
-@pytest.mark.parametrize("database", ["mongo"], indirect=True)
-async def test_what_is_saved_while_the_broker_is_asked_is_counted_with_it(
-    tester: TesterService, settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = tester.broker.client
-    async with running(SERVICES[database], settings) as service:
-        assert service.ingest is not None
-        ingest_of, counted = service.ingest, service.ingest.streams.counts
-
-        async def counts_later() -> StreamCounts:
-            await publish(client, thing(sample(1)))
-            await eventually(lambda: ingest_of.writer.saved, PATIENCE)
-            await eventually(lambda: keeps(client, 0), PATIENCE)
-            return await counted()
-
-        await settled(tester)
-        monkeypatch.setattr(ingest_of.streams, "counts", counts_later)
-        counts = await ingest_of.report("a")
-    assert (counts.waiting, counts.in_flight, counts.saved) == (0, 0, 1)
 
 
 async def new_to_the_stream(client: Client, records: list[Record]) -> bool:
