@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from complex_system.testing.proxy import Proxy
+from complex_system.testing.waiting import eventually
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,3 +50,4 @@ async def test_a_connection_that_is_made_while_it_is_cut_ends_too(monkeypatch: p
     writer.transport.abort()
     await proxy.cut()
     server.close()
+    await eventually(lambda: not proxy._writers)
