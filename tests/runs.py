@@ -43,7 +43,7 @@ class FiotRun:
 
     @property
     def said(self) -> str:
-        return self.output.read_text()
+        return self.output.read_text(errors="replace")  # the end of a line may not be there yet
 
     def status(self) -> dict[str, Any]:
         try:

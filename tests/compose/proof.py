@@ -1,6 +1,6 @@
 """``make compose-test DEPLOYMENT=mongo|maria``: the whole job in containers on a Docker engine, with crashes of every container.
 
-Prints what it observes, ends with a summary in Markdown for docs/deployment.md, and leaves nothing running. Needs Docker,
+Prints what it observes, ends with a summary in Markdown for docs/in-containers.md, and leaves nothing running. Needs Docker,
 docker-compose, the public images that the compose file names, and root (a crash is a SIGKILL from the host).
 """
 

@@ -248,7 +248,7 @@ def test_a_missing_server_program_is_named_with_its_package(tmp_path: Path) -> N
     code = (
         "import shutil, sys; own = shutil.which; "
         "shutil.which = lambda name, *a, **k: None if 'maria' in str(name) else own(name, *a, **k); "
-        "sys.argv = ['fiot', 'run', 'integration_test', '--once']; from fastiot.cli.fiot import main; main()"
+        "sys.argv = ['fiot', 'run', 'integration_test', '--once']; from complex_system.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240,
                           env={**os.environ, **ANY_PORT, "COMPLEX_SYSTEM_RUN_DIR": str(tmp_path)})  # fmt: skip

@@ -90,7 +90,7 @@ async def system(servers: Servers, tmp_path: Path) -> AsyncIterator[Plant]:
             yield made
         finally:
             made.stop()
-            context = made.client.broker.client.jetstream()
+            context = made.client.broker.client.jetstream(timeout=60.0)
             for stream in (STREAM, f"KV_{BUCKET}"):
                 await context.delete_stream(stream)
 
@@ -174,11 +174,9 @@ async def disturbed(system: Plant, *faults: Callable[[], Awaitable[None]]) -> No
         assert record["readings"] == EACH - 1
         assert record["strength"] == part / 4
         assert record["before"] == (pytest.approx(mean[0]) if part else None)
-    counts = await system.counts()
-    assert counts is not None
+    counts = await eventually(system.counts)
     assert (counts.raw, counts.conflicts) == (PARTS, 0)
-    state = await state_of(system)
-    assert state is not None
+    state = await eventually(lambda: state_of(system))
     assert state.counts.records == PARTS
     await system.recovered()
 

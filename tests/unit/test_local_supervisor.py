@@ -79,7 +79,7 @@ async def test_a_service_that_cannot_start_ends_the_run_with_its_last_log_lines(
     told: list[str] = []
     state.on_note.append(told.append)
     try:
-        error = await asyncio.wait_for(supervisor.failure, 20)
+        error = await asyncio.wait_for(supervisor.failure, 120)
         pauses = [float(text.partition("starting again in ")[2].split()[0]) for text in told]
         assert pauses == [0.01, 0.02, 0.04, 0.08]
         assert "broken cannot start: it ended with exit code 1, 5 times in a row" in error.message
@@ -97,7 +97,7 @@ async def test_the_reason_of_a_service_is_logged_once(
     told: list[str] = []
     state.on_note.append(told.append)
     try:
-        await asyncio.wait_for(supervisor.failure, 20)
+        await asyncio.wait_for(supervisor.failure, 120)
         assert sum("starting again" in note for note in told) == 4
         assert [note for note in told if "another type" in note] == ["broken: The table keeps another type."]
     finally:
