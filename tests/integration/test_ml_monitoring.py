@@ -135,7 +135,7 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
         async with running(PatientMonitoring, through) as service:
             await tester.announce(TRUTH_KNOWN, truths(records))
             await tester.announce(PREDICTION_MADE, event(dataset, records, error=2.0))
-            await eventually(lambda: service.health().state == "failing", 40)
+            await eventually(lambda: service.health().state == "failing", 120)
 
             async def joined() -> Any:
                 return (await tester.ask(GET_MONITORING, Empty())).performance.get("bias")
@@ -144,7 +144,7 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
             waited = await eventually(lambda: len(service._buffer) > 3 and len(service._buffer))
             assert logged(settings) == []
             await proxy.join()
-            await eventually(lambda: service.health().state == "ready" and len(service._buffer) < 3, 40)
+            await eventually(lambda: service.health().state == "ready" and len(service._buffer) < 3, 120)
         async with running(PatientMonitoring, through) as service:
             await eventually(lambda: service._run.run_id)
     finally:
