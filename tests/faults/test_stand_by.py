@@ -94,7 +94,9 @@ class Pair:
         try:
             await eventually(acts or took_over, 6 * TAKEN_OVER)
         except AssertionError:
-            pytest.fail(f"{self.second} did not take over within {6 * TAKEN_OVER:g} s. It said:\n{self.system.log(self.second)}")
+            pytest.fail(
+                f"{self.second} did not take over within {6 * TAKEN_OVER:g} s. It said:\n{self.system.log(self.second)}"
+            )
         return time.monotonic() - began
 
     async def come_back(self, how: str) -> None:
