@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastiot.core.time import get_time_now
 from fastiot.msg import Thing
 from playwright.async_api import expect
 
@@ -54,7 +54,7 @@ if __name__ == "__main__":
 
 
 def thing(name: str, value: Any) -> Thing:
-    return Thing(machine="test", name=name, measurement_id="1", value=value, timestamp=get_time_now(), unit="")
+    return Thing(machine="test", name=name, measurement_id="1", value=value, timestamp=datetime.now(UTC), unit="")
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def my_service(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
         yield log
     finally:
         process.terminate()
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
 
 
 async def test_a_service_written_for_fastiot_alone_works_with_a_user_of_its_own(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from complex_system.http.server import RestServer
 from complex_system.monitoring.monitor import Monitor
@@ -18,8 +18,9 @@ from complex_system.monitoring.page.app import page_of
 
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 30_000
+PATIENCE = 60_000
 """Milliseconds that a browser may take on a busy machine."""
+expect.set_options(timeout=PATIENCE)
 
 
 def chromium() -> str:
@@ -33,7 +34,8 @@ def chromium() -> str:
 async def browser() -> AsyncIterator[Browser]:
     """A browser."""
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        started = await playwright.chromium.launch(executable_path=chromium(), args=arguments, timeout=2 * PATIENCE)
         try:
             yield started
         finally:

@@ -59,7 +59,7 @@ class TrainerService(SystemService):
     trainer_name: ClassVar[str]
     """Name of this trainer in rounds and registered models."""
     framework: ClassVar[str]
-    """``lightgbm``, ``pytorch`` or ``tensorflow``."""
+    """Name of the framework for people, such as ``lightgbm``: in events, on the page and beside the models."""
     shared_from: ClassVar[int] = 150_000
     """Labelled records from which the workers of a cluster, where one is set, fetch them and share the fit. So many need neither a
     search nor a cross-validation, and LightGBM does not train again on both parts."""
