@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from complex_system.http.server import RestServer
 from complex_system.monitoring.monitor import Monitor
@@ -20,6 +20,7 @@ WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 PATIENCE = 30_000
 """Milliseconds that a browser may take on a busy machine."""
+expect.set_options(timeout=PATIENCE)  # a context's own does not hold for expectations, which give up after 5 s
 
 
 def chromium() -> str:
