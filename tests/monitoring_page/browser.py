@@ -18,9 +18,9 @@ from complex_system.monitoring.page.app import page_of
 
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 30_000
+PATIENCE = 60_000
 """Milliseconds that a browser may take on a busy machine."""
-expect.set_options(timeout=PATIENCE)  # a context's own does not hold for expectations, which give up after 5 s
+expect.set_options(timeout=PATIENCE)
 
 
 def chromium() -> str:
@@ -34,7 +34,8 @@ def chromium() -> str:
 async def browser() -> AsyncIterator[Browser]:
     """A browser."""
     async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        started = await playwright.chromium.launch(executable_path=chromium(), args=arguments, timeout=2 * PATIENCE)
         try:
             yield started
         finally:
