@@ -503,7 +503,7 @@ async def test_a_swap_and_a_roll_back_under_load_from_another_process_fail_no_re
             await eventually(lambda model=model: service.health().detail == f"{model[0]} v1")
             if turn == 0:
                 assert await load.stdout.readline() == f"{new[0]}\n".encode()
-        output, _ = await load.communicate()
+        output, _ = await load.communicate(b"")  # whose end ends it
     report = json.loads(output)
     assert report["bad"] == []
     assert report["count"] > 50
