@@ -114,13 +114,15 @@ system-packages: python  ## Install what Debian packages bring (MariaDB, compile
 		echo "Debian packages are missing; install them first: sudo apt-get install$$missing" >&2; exit 1; \
 	fi
 
-# Ubuntu has no such package; there a Chrome is as good.
-browser: system-packages  ## Install the browser that tests and pictures of the pages need as root, or name it
-	@for name in chromium chromium-browser google-chrome; do ! command -v $$name >/dev/null || exit 0; done; \
+# Ubuntu has no package chromium; there a Chrome is as good.
+browser: system-packages  ## Install the browser that tests and pictures of the pages need, and the tests' curl, as root, or name them
+	@missing=""; command -v curl >/dev/null || missing=" curl"; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
+	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		$(APT_INSTALL); apt_install chromium && exit 0; \
+		$(APT_INSTALL); apt_install $$missing && exit 0; \
 	fi; \
-	echo "The tests of the pages need a browser: sudo apt-get install chromium, or where there is no such package Chrome as google-chrome." >&2; exit 1
+	echo "The tests need curl and a browser: sudo apt-get install$$missing, or where there is no package chromium Chrome as google-chrome." >&2; exit 1
 
 demo: install  ## Run the system: make demo [DEPLOYMENT=maria] [ONCE=1] [ARGS="--records 100000"]
 	@exec $(BIN)/fiot run $(DEPLOYMENT) $(if $(ONCE),--once) $(ARGS)

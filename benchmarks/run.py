@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.in_short import in_short, slug
 from benchmarks.tables import Bar, Table
 from benchmarks.validity import SECTIONS
 
@@ -109,15 +110,30 @@ def write_page() -> None:
     for name, path in results.items():
         result = json.loads(path.read_text(encoding="utf-8"))
         made = parts.setdefault(_PARTS[name], [])
+        notes: dict[str, str] = {}
         for content in result["tables"]:
             table = Table(**{**content, "bars": [Bar(**bar) for bar in content["bars"]]})
-            made.append(table.markdown())
+            if first := notes.get(table.note):
+                table.note = f"Measured as [{first}](#{slug(first)})."
+            elif table.note:
+                notes[table.note] = table.title
+            made.append(_folded(table))
             if table.bars:
                 picture = plots.draw(table, PICTURES)
                 made.append(f"![{table.title}: {table.unit}](images/benchmarks/{picture.name})\n")
         made.append(_measured(name, result))
     body = "\n".join(f"## {part}\n\n" + "\n".join(made) for part, made in parts.items())
-    (DOCS / "benchmarks.md").write_text(_HEAD + "\n" + body, encoding="utf-8")
+    read = {name: json.loads(path.read_text(encoding="utf-8"))["tables"] for name, path in results.items()}
+    (DOCS / "benchmarks.md").write_text("\n".join([_HEAD, in_short(read), body]), encoding="utf-8")
+
+
+def _folded(table: Table) -> str:
+    """A table, behind a line to click on where it has many rows."""
+    text = table.markdown()
+    if len(table.rows) <= _MANY_ROWS:
+        return text
+    head, rows = text.split("\n\n| ", maxsplit=1)
+    return f"{head}\n\n<details><summary>All {len(table.rows)} rows</summary>\n\n| {rows}\n</details>\n"
 
 
 _HEAD = """# Benchmarks
@@ -129,6 +145,7 @@ other work too, read the ratios. No time is asserted; a program fails when what 
 records whose answer is known, with fixed seeds; a figure that misses its aim is marked, and its program fails.
 """
 
+_MANY_ROWS = 36
 _BUSY = 5.0
 """Load of the last 15 minutes that a program with its servers does not make alone."""
 

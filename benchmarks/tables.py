@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -97,12 +98,22 @@ def compared(
     for place, (name, values) in enumerate(figures.items()):
         bar = Bar.of(name, values)
         ratio, aim = f"{own / bar.value:.2f} x" if place else "", (aims or {}).get(name, "")
+        if place and aim and _is_missed(own / bar.value, aim, rate=rate):
+            aim += ", missed"
         if rate and "time" in aim:
             ratio += f", {bar.value / own:.2f} x the time"
         row = [name, _shown(bar.value), f"{_shown(bar.least)} to {_shown(bar.most)}", ratio, aim]
         table.rows.append(row)
         table.bars.append(bar)
     return table
+
+
+def _is_missed(ratio: float, aim: str, *, rate: bool) -> bool:
+    """Whether a ratio of ours misses an aim such as ``>= 0.7 x`` or, of the time, ``<= 1.3 x``; other aims are not looked at."""
+    if not (found := re.match(r"(>=|<=) ([\d.]+) x", aim)):
+        return False
+    value = 1 / ratio if rate and "time" in aim else ratio
+    return value < float(found[2]) if found[1] == ">=" else value > float(found[2])
 
 
 def _shown(value: float) -> str:

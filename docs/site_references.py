@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def metrics() -> str:
     ]
     text = (
         "For Prometheus, at `/metrics` of each serving service. `ml_monitoring` gives its newest figures at its own `/metrics`, "
-        "as `monitoring_GROUP_FIGURE`; [they are listed here](../monitoring-data.md)."
+        "as `monitoring_GROUP_FIGURE`; [they are listed here](../services/ml_monitoring.md#metrics)."
     )
     return "\n".join(["# Metrics", "", text, "", "| metric | type | |", "|---|---|---|", *rows])
 
@@ -87,12 +87,14 @@ def commands() -> str:
 
     assert ProjectContext.default.extensions
     group: Any = typer.main.get_command(fastiot.cli.typer_app.app)
-    found = {name: command for name, command in group.commands.items() if not hasattr(command, "commands")}
-    found |= {f"extras {name}": command for name, command in group.commands["extras"].commands.items()}
+    found = dict(_commands(group))
     lines = ["# Commands", "", "`complex-system init FOLDER` begins a project. In its folder, or in a clone:", ""]
+    theirs = []
     for name, command in found.items():
         callback = inspect.unwrap(command.callback) if command.callback else None
         if callback is None or not callback.__module__.startswith(_OURS):
+            if callback is not None and not command.hidden:
+                theirs.append(f"| `fiot {name}` | {_cell((command.help or '').partition(chr(10) * 2)[0])} |")
             continue
         arguments = " ".join(each.name.upper() for each in command.params if each.param_type_name == "argument")
         lines += [
@@ -108,9 +110,37 @@ def commands() -> str:
         options = [each for each in command.params if each.param_type_name == "option" and each.name != "help"]
         if options:
             lines += ["| option | |", "|---|---|"]
-            lines += [f"| `{', '.join(each.opts)}` | {_cell(each.help or '')} |" for each in options]
+            lines += [f"| `{_option(each)}` | {_cell(each.help or '')} |" for each in options]
             lines.append("")
+    lines += [
+        "## FastIoT's own",
+        "",
+        "`fiot COMMAND --help` has their options.",
+        "",
+        "| command | |",
+        "|---|---|",
+        *theirs,
+        "",
+    ]
     return "\n".join(lines)
+
+
+def _commands(group: Any, begin: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands of a group and of the groups in it, by what is written behind ``fiot``; its own commands first."""
+    below = {name: command for name, command in group.commands.items() if hasattr(command, "commands")}
+    yield from ((begin + name, command) for name, command in group.commands.items() if name not in below)
+    for name, command in below.items():
+        yield from _commands(command, f"{begin}{name} ")
+
+
+def _option(option: Any) -> str:
+    """How an option is written: its names, those that switch it off, and what it takes."""
+    names = ", ".join([*option.opts, *option.secondary_opts])
+    kind = option.type.name.upper().strip("<>")
+    return names if option.is_flag else f"{names} {'N' if kind.startswith(('INT', 'FLOAT')) else _KINDS.get(kind, kind)}"
+
+
+_KINDS = {"STR": "TEXT", "FILE": "PATH", "DIRECTORY": "PATH"}
 
 
 GENERATED: dict[str, Callable[[], str]] = {

@@ -21,7 +21,8 @@ _HEAD = """# Subjects and messages
 Generated from `src/complex_system/protocol` by `make docs`; a test compares the two.
 
 Requests and replies are FastIoT `Thing`s, the payload is `Thing.value`: a mapping with the fields below. Fields with a default may
-be left out, unknown fields are ignored. An error reply is kio's (`__error_occured__`, `error_type`, `error_msg`, `error_args`) with
+be left out, unknown fields are ignored. `kio` is KIOptiPack's published Python package, whose
+subjects and payloads stay as they are. An error reply is kio's (`__error_occured__`, `error_type`, `error_msg`, `error_args`) with
 our stable `error_code`. "Arrow page" is a page of records as Arrow IPC bytes (`domain/pages.py`).
 """
 _TOPICS: tuple[tuple[str, ModuleType], ...] = (

@@ -29,7 +29,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -209,6 +209,12 @@ class Run:
             assert time.monotonic() < deadline, f"No champion after {seconds:g} s of {self._command}:\n{self.said}"
             time.sleep(0.2)
 
+    def wait_to_say(self, check: Callable[[str], bool], seconds: float) -> None:
+        """Wait until what it has printed is all of it: the status may be there before. Whoever looks at it says what is missing."""
+        deadline = time.monotonic() + seconds
+        while not check(self.said) and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         if self.process.poll() is None:
@@ -289,6 +295,7 @@ class Terminal:
         run = Run(self._machine, command, Path(folder), environment, self._outputs / f"{next(self._count)}.run")
         self._runs.append(run)
         run.wait_for_champion(600)
+        run.wait_to_say(lambda said: not difference(shown, said, block.more), 60)
         self._look_at(block, command, shown, run.said)
 
     def _look_at(self, block: Block, command: str, shown: str, said: str) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class FiotRun:
 
     @property
     def said(self) -> str:
-        return self.output.read_text()
+        return self.output.read_text(errors="replace")  # the end of a line may not be there yet
 
     def status(self) -> dict[str, Any]:
         try:
@@ -59,6 +59,13 @@ class FiotRun:
         """What the run started and has not stopped."""
         return [process for process in psutil.process_iter() if _mark(process) == str(self.directory.resolve())]
 
+    def left(self, seconds: float = 10.0) -> list[psutil.Process]:
+        """What stays behind a run that has ended; who was killed is not gone at the same moment."""
+        deadline = time.monotonic() + seconds
+        while (found := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
     def eventually(self, check: Any, seconds: float = 60.0) -> Any:
         deadline = time.monotonic() + seconds
         while not (result := check()):
@@ -68,11 +75,17 @@ class FiotRun:
         return result
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs; it may end at any moment."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def _mark(process: psutil.Process) -> str | None:
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.environ().get(MARK)
+        return process.environ().get(MARK) if lives(process) else None
     except (psutil.Error, OSError):
         return None
 
@@ -98,4 +111,5 @@ def fiot_run(base: Path, deployment: str, *options: str, **environment: str) -> 
                 run.process.kill()
                 run.process.wait()
         for process in run.processes():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

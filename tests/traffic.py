@@ -274,12 +274,14 @@ class Traffic:
 
     async def _walk_processed(self, name: str, database: DatabaseClient, *, full: bool = False) -> dict[str, int]:
         """Walk processed records; ``full`` compares them with the pipeline's results."""
-        after, found, tables, begin = self._before, dict[str, int](), list[pa.Table](), time.monotonic()
+        after, found, tables = self._before, dict[str, int](), list[pa.Table]()
+        begin = last = time.monotonic()
         async for page in database.processed_pages(version=self._dataset.version, limit=PAGE, start=after):
             versions = self._processed_versions(page)
-            # The next page may be under way since the one before came.
-            self.history.reads.append(Read(name, PROCESSED, versions, begin, time.monotonic(), after=after, until=page.next))
-            begin = self.history.reads[-1].end if not tables else self.history.reads[-2].end
+            # The next page was asked for before this one was handed out, so it is under way since the one before this came.
+            read = Read(name, PROCESSED, versions, begin, time.monotonic(), after=after, until=page.next)
+            self.history.reads.append(read)
+            begin, last = last, read.end
             found |= dict(versions)
             tables.append(page.table)
             after = page.next or ""

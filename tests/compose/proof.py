@@ -1,6 +1,6 @@
 """``make compose-test DEPLOYMENT=mongo|maria``: the whole job in containers on a Docker engine, with crashes of every container.
 
-Prints what it observes, ends with a summary in Markdown for docs/deployment.md, and leaves nothing running. Needs Docker,
+Prints what it observes, ends with a summary in Markdown for docs/in-containers.md, and leaves nothing running. Needs Docker,
 docker-compose, the public images that the compose file names, and root (a crash is a SIGKILL from the host).
 """
 
@@ -141,8 +141,8 @@ class Proof:
         self.saw(f"{counts.raw} records saved, {counts.processed} processed ({seconds:.0f} s after the start)")
         comparison, seconds = await job.until("a comparison of all four trainers", job.comparison, 900)
         trained = {result.trainer: result for result in comparison.results}
-        if set(trained) != set(TRAINERS):
-            raise ProofError(f"Only {sorted(trained)} took part in the comparison: {comparison}")
+        if missing := sorted(set(TRAINERS) - set(trained)):  # beside them, ml_consumer may compare a stack of their models
+            raise ProofError(f"{', '.join(missing)} took no part in the comparison of {', '.join(sorted(trained))}")
         errors = ", ".join(f"{name} {trained[name].rmse:.2f}" for name in TRAINERS)
         self.saw(f"all four trainers trained and were compared ({seconds:.0f} s): RMSE {errors}")
         champion, _ = await job.until("a champion", job.champion, 60)

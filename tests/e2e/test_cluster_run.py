@@ -43,5 +43,5 @@ def test_a_round_trains_on_the_cluster_of_the_run_and_nothing_stays_behind(tmp_p
         assert logs
         run.process.terminate()
         assert run.wait(60) == 0, run.said
-        assert run.processes() == []
+        assert run.left() == []
     assert not any(path.is_socket() for path in tmp_path.rglob("*"))

@@ -17,7 +17,7 @@ def test_readings_become_records_predictions_and_an_alert(tmp_path: Path) -> Non
     only = {"COMPLEX_SYSTEM_TRAINERS": "lightgbm,pytorch-wandb", "COMPLEX_SYSTEM_EPOCHS": "100"}
     with fiot_run(tmp_path, "mongo", "--once", "--scenario", "plant", "--timeout", "840", **only) as run:
         assert run.wait(930) == 0, run.said
-        assert run.processes() == []
+        assert run.left() == []
         status, said = run.status(), run.said
     steps = status["scenario"]["steps"]
     assert [step["step"] for step in steps] == [

@@ -18,7 +18,7 @@ def test_a_sensor_drifts_and_the_system_notices_learns_and_recovers(tmp_path: Pa
         tmp_path, "mongo", "--once", "--scenario", "shift", "--records", "6000", "--timeout", "840", **only
     ) as run:
         assert run.wait(930) == 0, run.said
-        assert run.processes() == []
+        assert run.left() == []
         status, said = run.status(), run.said
     scenario = status["scenario"]
     assert scenario["name"] == "shift"

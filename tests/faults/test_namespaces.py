@@ -43,6 +43,13 @@ def _asked(connection: socket.socket, data: bytes = b"x") -> float:
     return time.monotonic() - began
 
 
+def _soon(connection: socket.socket) -> None:
+    """Wait until an echo comes in less than a slow link needs in one direction; on a busy machine a single one may take longer."""
+    deadline = time.monotonic() + 60
+    while _asked(connection) >= LATE:
+        assert time.monotonic() < deadline, "every packet is late"
+
+
 def test_a_link_is_cut_delayed_and_loses_packets_and_the_connection_lives_on(network: Network) -> None:
     link, address = ("one", "two"), (network.address("two"), _PORT)
     server = network.at("two", lambda: socketserver.ThreadingTCPServer(address, _Echo))
@@ -54,23 +61,23 @@ def test_a_link_is_cut_delayed_and_loses_packets_and_the_connection_lives_on(net
             network.at("three", lambda: socket.create_connection(address, timeout=10)) as other,
         ):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            assert _asked(connection) < LATE
+            _soon(connection)
             network.fail(link, "delay")
             assert _asked(connection) >= 2 * LATE
             network.heal(link)
             network.fail(link, "loss")
             lossy = [_asked(connection) for _ in range(60)]
-            assert max(lossy) >= 0.1 > sorted(lossy)[10]  # a lost packet is sent again after 200 ms, or a little less
+            assert max(lossy) >= 0.1 > min(lossy)  # a lost packet is sent again after 200 ms, or a little less
             network.heal(link)
             network.fail(link, "cut")
             connection.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 _asked(connection)
-            assert _asked(other) < LATE
+            _soon(other)
             network.heal(link)
             connection.settimeout(10)
             assert connection.recv(1) == b"x"
-            assert _asked(connection) < LATE
+            _soon(connection)
     finally:
         server.shutdown()
         server.server_close()

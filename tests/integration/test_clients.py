@@ -55,7 +55,7 @@ async def run(*arguments: str) -> str:
     """What a program in the environment of the clients prints."""
     assert PYTHON.exists(), f"{PYTHON} is missing: `make test` installs it."
     command = [str(PYTHON), "-W", "ignore", *arguments]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -14,6 +14,7 @@ import pytest
 
 from complex_system.local.servers.ray import RayNode, ray_cluster
 from ray_nodes import ray_nodes, wait_for
+from runs import lives
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -88,7 +89,7 @@ def test_trainers_of_one_machine_have_nodes_of_their_own_that_end_with_them_also
         node = psutil.Process(first.pid).children(recursive=True)
         assert len(node) > 1
         first.kill()
-        wait_for(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in node))
+        wait_for(lambda: not any(map(lives, node)))
         wait_for(lambda: not folders[0].exists())
         tell(second)
         assert line(second).isdecimal()  # its own node is still there

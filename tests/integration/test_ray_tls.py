@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from certificates import write_certificates
+from complex_system.errors import ClusterUnavailableError
 from complex_system.local.servers.ray import RayHead, ray_cluster
+from complex_system.training import ray_head
 from documented import blocks
 from ray_nodes import FOLDERS
 
@@ -113,3 +116,23 @@ def test_nobody_is_let_in_without_tls_or_without_a_certificate(head: RayHead, ce
     assert answered(head, known)
     assert not answered(head, stranger)
     assert b"\x04" not in answered(head, None)
+
+
+def test_a_trainer_without_the_variables_or_of_another_authority_is_told_so(
+    head: RayHead, variables: dict[str, str], certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"127.0.0.1:{head.port}"
+    assert ray_head.fault_of(address) == ""  # the module's fixture has set the variables
+    monkeypatch.setenv("RAY_TLS_CA_CERT", str(write_certificates(tmp_path) / "ca.pem"))
+    assert "its certificate is not of the authority in RAY_TLS_CA_CERT" in ray_head.fault_of(address)
+    monkeypatch.setenv("RAY_TLS_CA_CERT", variables["RAY_TLS_CA_CERT"])
+    for name, file in (("CERT", "cert.pem"), ("KEY", "key.pem")):
+        monkeypatch.setenv(f"RAY_TLS_SERVER_{name}", str(tmp_path / file))
+    assert "it refuses this trainer's certificate" in ray_head.fault_of(address)
+    for name in variables:
+        monkeypatch.delenv(name)
+    assert "uses TLS, and this trainer does not. Set RAY_USE_TLS=1" in ray_head.fault_of(address)
+    said: list[str] = []
+    with pytest.raises(ClusterUnavailableError, match="uses TLS"):
+        ray_head.wait_for_head(address, 4.0, report=said.append)
+    assert [each[-20:] for each in said] == ["Tried again for 4 s."]

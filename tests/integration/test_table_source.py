@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -88,14 +89,19 @@ def plant(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Plant]:
     if request.param == "sqlite":
         plant = Plant(f"sqlite:///{tmp_path / 'plant.db'}", "TEXT")
         yield plant
-        plant.engine.dispose()  # Python 3.13 tells of connections of SQLite that nobody closed
+        plant.engine.dispose()
+        assert not [each.path for each in psutil.Process().open_files() if each.path.startswith(str(tmp_path))]
         return
     server: Server = request.getfixturevalue("maria_server")
     address = f"mariadb+mariadbconnector://root:@127.0.0.1:{server.port}"
     name = f"plant_{uuid4().hex[:8]}"
-    with sa.create_engine(address).begin() as connection:
+    administrator = sa.create_engine(address)
+    with administrator.begin() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield Plant(f"{address}/{name}", "TIMESTAMP(6) NULL")
+    plant = Plant(f"{address}/{name}", "TIMESTAMP(6) NULL")
+    yield plant
+    plant.engine.dispose()
+    administrator.dispose()
 
 
 @pytest.fixture

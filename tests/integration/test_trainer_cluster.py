@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from complex_system.domain.dataset import Dataset
 from complex_system.messaging.clients import DatabaseClient
 from complex_system.service_layer.training.service import THREAD
 from complex_system.settings import Settings
+from complex_system.training import cluster, ray_head
 from complex_system.training.cluster import connected
 from complex_system_services.ml_lightgbm_regression_mlflow.ml_lightgbm_regression_mlflow_service import (
     MlLightgbmRegressionMlflowService,
@@ -95,8 +97,35 @@ async def test_a_search_on_the_cluster_ends_with_its_service(
 @pytest.mark.usefixtures("filled")
 async def test_a_cluster_that_is_not_there_is_an_outcome_that_says_so(ear: Ear, settings: Settings, plant: Dataset) -> None:
     nowhere = settings.copy(update={"ray_address": "127.0.0.1:1"})
-    async with running(MlLightgbmRegressionMlflowService, nowhere, plant):
+    async with running(MlLightgbmRegressionMlflowService, nowhere, plant) as service:
         await ear.ask_trainers(round="r1")
+        await eventually(lambda: "Nothing answers at 127.0.0.1:1" in service.health().detail, LOADED)
+        assert service.health().state == "waiting"
         outcome = await ear.outcome("r1", LOADED)
     assert outcome.status == "failed"
     assert "Nothing answers at 127.0.0.1:1" in outcome.error
+
+
+@pytest.mark.usefixtures("filled")
+async def test_a_training_goes_on_when_the_cluster_is_there(
+    ear: Ear, settings: Settings, plant: Dataset, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, connection = threading.Event(), ray_head._connection
+
+    def when_there(address: str) -> socket.socket:
+        if not there.is_set():
+            raise ConnectionRefusedError("not yet")
+        return connection(address)
+
+    monkeypatch.setattr(cluster, "PATIENCE", LOADED)
+    monkeypatch.setattr(ray_head, "_connection", when_there)
+    with_cluster = settings.copy(update={"ray_address": nodes.parameters.address})
+    async with running(MlLightgbmRegressionMlflowService, with_cluster, plant) as service:
+        await ear.ask_trainers(round="late")
+        await eventually(lambda: "RAY_ADDRESS (not yet). Start the cluster" in service.health().detail, LOADED)
+        assert service.health().state == "waiting"
+        there.set()
+        await eventually(lambda: service.health().state != "waiting", LOADED)
+        outcome = await ear.outcome("late", LOADED)
+        await eventually(lambda: service.health().state == "ready")
+    assert outcome.status == "finished", outcome

@@ -109,5 +109,5 @@ async def tab_at(chromium: Browser, url: str, **options: Any) -> AsyncIterator[t
         yield tab, watch
     finally:
         await context.close()
-    assert watch.problems == []
-    assert watch.elsewhere == []
+    assert watch.problems == [], watch.problems  # pytest explains the tests' own modules only
+    assert watch.elsewhere == [], watch.elsewhere

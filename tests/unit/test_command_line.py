@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import site_references
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -60,6 +61,13 @@ def test_every_command_that_is_listed_reads_like_the_others(fiot: Any) -> None:
             assert f"{path}" in command.epilog, path
         for each in command.params:
             assert each.name == "help" or re.search(r"[.)]$", each.help or ""), f"{path}: {each.name}"
+
+
+def test_the_reference_has_every_command_that_is_listed(fiot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = site_references.commands()
+    leaves = [path for path, command in listed(get_command(fiot)) if not getattr(command, "commands", None)]
+    assert [path for path in leaves if f"## `{path}`\n" not in page and f"| `{path}` |" not in page] == []
 
 
 def test_what_is_not_of_this_system_is_not_listed_and_works(fiot: Any) -> None:

@@ -220,7 +220,7 @@ async def test_mlflows_container_frees_the_room_of_deleted_monitoring_runs(
         assert httpx.get(f"{url}/api/2.0/mlflow/experiments/search?max_results=1").status_code == 401
         points = [Point(today - timedelta(days=days), Figures.of_flat({"a": 1.0, "b": 2.0})) for days in (9, 0)]
         await asyncio.to_thread(MonitoringRun(url, "lab", "lab", days=7).write, points)
-        await eventually(lambda: stored() == (2, 2, 2), 30)
+        await eventually(lambda: stored() == (2, 2, 2), 120)
     finally:
         container.stop()
 

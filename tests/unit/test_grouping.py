@@ -152,9 +152,9 @@ def test_a_long_chain_of_groups_is_found_in_a_few_turns() -> None:
     copies = draw.integers(0, 2**63, 60_000).astype(np.uint64)
     copies[3::3] = copies[2:-1:3]
     copies[30_000] = 1  # but for one
-    began = time.monotonic()
+    began = time.thread_time()
     found = components(np.repeat(names, 3), copies)
-    assert time.monotonic() - began < 5, "label by label it took minutes"
+    assert time.thread_time() - began < 5, "label by label it took minutes"
     assert set(found[:30_000]) == {names[:10_000].min()}
     assert set(found[30_000:]) == {names[10_000:].min()}
 

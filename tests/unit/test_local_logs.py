@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
+from complex_system.local.display import LogDisplay
 from complex_system.local.logs import StatusFile, is_nearly_full, logging_to, rotate
 from complex_system.local.state import RunState
 from complex_system.settings import Settings
@@ -68,3 +70,18 @@ def test_a_full_disk_is_reported_once_and_does_not_end_the_run(tmp_path: Path, c
         ]
         assert json.loads((disk.folder / "status.json").read_text())["state"] == "running"
     assert capfd.readouterr() == ("", "")
+
+
+@needs_root
+def test_a_full_disk_below_the_output_of_a_run_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk, (disk.folder / "run.out").open("w") as output:
+        monkeypatch.setattr("sys.stdout", output)
+        display = LogDisplay(RunState("here"))
+        output.write("x" * os.sysconf("SC_PAGE_SIZE"))
+        display.say("before")
+        disk.fill()
+        for _ in range(200):
+            display.say("a line that finds no room, but for the rest of a page")
+        disk.make_room()
+        display.say("there is room again")
+        assert (disk.folder / "run.out").read_text().endswith("there is room again\n")

@@ -106,7 +106,7 @@ async def test_a_shift_goes_from_normal_operation_to_a_new_champion(monkeypatch:
     client.snapshot = measured(NEW, 15.0, 7.25)
     await eventually(lambda: demo.missing == "alerts ended")
     await client.send(ALERT_ENDED, ALERT)
-    await asyncio.wait_for(run, 5)
+    await asyncio.wait_for(run, 60)
     assert state.scenario is not None
     assert [step.step for step in state.scenario.steps] == list(STEPS["shift"])
     assert (state.scenario.rmse_relative, state.scenario.pairs) == (1.0, 200)

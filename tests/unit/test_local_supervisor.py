@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -79,7 +80,7 @@ async def test_a_service_that_cannot_start_ends_the_run_with_its_last_log_lines(
     told: list[str] = []
     state.on_note.append(told.append)
     try:
-        error = await asyncio.wait_for(supervisor.failure, 20)
+        error = await asyncio.wait_for(supervisor.failure, 120)
         pauses = [float(text.partition("starting again in ")[2].split()[0]) for text in told]
         assert pauses == [0.01, 0.02, 0.04, 0.08]
         assert "broken cannot start: it ended with exit code 1, 5 times in a row" in error.message
@@ -97,7 +98,7 @@ async def test_the_reason_of_a_service_is_logged_once(
     told: list[str] = []
     state.on_note.append(told.append)
     try:
-        await asyncio.wait_for(supervisor.failure, 20)
+        await asyncio.wait_for(supervisor.failure, 120)
         assert sum("starting again" in note for note in told) == 4
         assert [note for note in told if "another type" in note] == ["broken: The table keeps another type."]
     finally:
@@ -128,7 +129,8 @@ async def test_stopping_leaves_no_process_and_no_child_of_one(supervise: Callabl
     [grandchild] = await eventually(lambda: psutil.Process(pid).children())
     await supervisor.stop()
     assert not psutil.pid_exists(pid)
-    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+    with contextlib.suppress(psutil.NoSuchProcess):  # whoever reaps it may do so at any moment
+        assert grandchild.status() == psutil.STATUS_ZOMBIE
     assert {process.state for process in state.services.values()} == {"stopped"}
 
 

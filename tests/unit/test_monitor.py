@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,9 +26,11 @@ from complex_system.monitoring.reference import Reference
 from complex_system.monitoring.services import (
     EXPECTED_WITHIN,
     MAX_DETAIL,
+    MAX_OWN_SERVICES,
     MAX_REPLICAS,
     SILENT_KEPT,
     STOPPED_KEPT,
+    ReplicaState,
     ServiceBook,
     ServiceState,
 )
@@ -56,16 +60,9 @@ class Clock:
         return self.now
 
 
-def beat(service: str, replica: str, state: State = "ready", started: float = 1.0, detail: str = "") -> Heartbeat:
-    return Heartbeat(
-        service=service,
-        replica=replica,
-        state=state,
-        started=started,
-        detail=detail,
-        cpu_percent=10.0,
-        memory_megabytes=50.0,
-    )
+def beat(service: str, replica: str, state: State = "ready", started: float = 1.0, **fields: Any) -> Heartbeat:
+    usual = {"cpu_percent": 10.0, "memory_megabytes": 50.0}
+    return Heartbeat(service=service, replica=replica, state=state, started=started, **{**usual, **fields})
 
 
 # Services
@@ -112,13 +109,26 @@ def test_a_replica_that_takes_a_silent_ones_place_is_a_restart(book: ServiceBook
     assert book.figures()[Figure("services/silent", "serving")] == 0
 
 
-def test_invented_services_and_endless_replicas_take_no_memory(clock: Clock) -> None:
+def test_invented_services_and_endless_replicas_take_no_memory(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     book = ServiceBook(8.0, clock, {"ml_consumer"})
-    for number in range(1000):
-        assert not book.heartbeat_received(beat(f"invented_{number}", replica=str(number)))
-    book.expect([ServiceState(service="invented", state="ready", running=1, replicas=())])
-    assert not book.heartbeat_received(beat("ml_consumer", replica="x" * 201))
+    for number in range(MAX_OWN_SERVICES + 900):
+        assert book.heartbeat_received(beat(f"invented_{number}", replica=str(number))) is (number < MAX_OWN_SERVICES)
+    assert [each.message for each in caplog.records][1] == (
+        "Heartbeats were ignored (10), the last one of 'invented_59' ('59'): more than 50 services of the project's own; "
+        "a restart of ml_monitoring forgets those that are gone"
+    )
+    # Neither names that have gone make room, whose figures the history keeps, nor does a restart take in more.
+    for number in range(MAX_OWN_SERVICES):
+        book.heartbeat_received(beat(f"invented_{number}", replica=str(number), state="stopped"))
+    passed(book, clock, 400)
     assert book.services() == []
+    assert not book.heartbeat_received(beat("one_more", "1"))
+    known = [ServiceState(service=f"kept_{number}", state="ready", running=1) for number in range(99)]
+    there = (ReplicaState(service="x", replica="1"),)
+    restarted = ServiceBook(8.0, clock, {"ml_consumer"})
+    restarted.expect([*known, *(msgspec.structs.replace(each, replicas=there) for each in known)])
+    assert len(restarted.services()) == MAX_OWN_SERVICES
+    # What is declared is heard beside them.
     for number in range(MAX_REPLICAS + 50):
         book.heartbeat_received(beat("ml_consumer", replica=str(number), detail="x" * 100_000))
     [service] = book.services()
@@ -133,25 +143,61 @@ def test_invented_services_and_endless_replicas_take_no_memory(clock: Clock) -> 
     assert book.heartbeat_received(beat("ml_consumer", replica="8", state="stopped"))
 
 
-def test_one_database_of_ones_own_is_watched_and_no_second_one(clock: Clock) -> None:
+def test_services_of_a_projects_own_share_their_room_for_replicas(clock: Clock) -> None:
+    book = ServiceBook(8.0, clock, {"ml_consumer"})
+    for number in range(MAX_REPLICAS + 50):
+        book.heartbeat_received(beat(f"mine_{number % 2}", replica=str(number)))
+    assert [each.running for each in book.services()] == [MAX_REPLICAS / 2, MAX_REPLICAS / 2]
+    assert not book.heartbeat_received(beat("mine_2", "1"))
+    assert book.heartbeat_received(beat("ml_consumer", "1"))
+    book.heartbeat_received(beat("mine_0", replica="0", state="stopped"))
+    assert book.heartbeat_received(beat("mine_2", "1"))
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        (beat("", "1"), "a service's name has small letters, digits and '_', at most 63"),
+        (beat("x" * 64, "1"), "a service's name has small letters, digits and '_', at most 63"),
+        (beat("<b>press</b>", "1"), "a service's name has small letters, digits and '_', at most 63"),
+        (beat("services/cpu_percent", "1"), "a service's name has small letters, digits and '_', at most 63"),
+        (beat("press\nline", "1"), "a service's name has small letters, digits and '_', at most 63"),
+        (beat("press\n", "1"), "a service's name has small letters, digits and '_', at most 63"),
+        (beat("press", "x" * 201), "a text of more than 200 characters"),
+        (beat("press", "1", cpu_percent=math.nan), "a number that cannot be"),
+        (beat("ml_consumer", "1", memory_megabytes=math.inf), "a number that cannot be"),
+        (beat("ml_consumer", "1", started=-1.0), "a number that cannot be"),
+    ],
+)
+def test_a_heartbeat_that_cannot_be_is_ignored_with_the_reason(
+    clock: Clock, caplog: pytest.LogCaptureFixture, found: Heartbeat, fault: str
+) -> None:
+    book = ServiceBook(8.0, clock, {"ml_consumer"})
+    assert not book.heartbeat_received(found)
+    assert book.services() == []
+    [said] = [each.message for each in caplog.records]
+    assert said.endswith(f": {fault}")
+    assert "\n" not in said
+
+
+def test_services_of_a_projects_own_are_watched_like_ours(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     book = ServiceBook(8.0, clock, {"ml_consumer", "database_mongo"})
-    for name in ("database_", "database_" + "x" * 51, "database_<b>", "my_database_1"):
-        assert not book.heartbeat_received(beat(name, "1"))
-    assert book.heartbeat_received(beat("database_memory", "1"))
-    for number in range(1000):
-        assert not book.heartbeat_received(beat(f"database_{number}", "1"))
-    assert book.heartbeat_received(beat("database_mongo", "1"))
-    assert [each.service for each in book.services()] == ["database_memory", "database_mongo"]
-    assert passed(book, clock, 10) == ["1", "1"]
-    assert book.figures()[Figure("services/silent", "database_memory")] == 1
-    # After a restart of monitoring it is missed, and another one that is there now is heard.
-    restarted = ServiceBook(8.0, clock, {"ml_consumer"})
-    kept = ServiceBook(8.0, clock)
-    kept.heartbeat_received(beat("database_memory", "1"))
-    restarted.expect(kept.services())
-    assert restarted.heartbeat_received(beat("database_file", "1"))
-    assert not restarted.heartbeat_received(beat("database_third", "1"))
-    assert [each.service for each in restarted.services()] == ["database_file", "database_memory"]
+    for name in ("my_service", "database_memory", "database_file", "database_mongo"):
+        assert book.heartbeat_received(beat(name, "1"))
+    assert book.heartbeat_received(beat("my_service", "2"))
+    assert [(each.service, each.state, each.running) for each in book.services()] == [
+        ("database_file", "ready", 1), ("database_memory", "ready", 1), ("database_mongo", "ready", 1), ("my_service", "ready", 2),
+    ]  # fmt: skip
+    assert book.figures()[Figure("services/replicas", "my_service")] == 2
+    kept = book.services()
+    assert passed(book, clock, 10) == ["1", "1", "1", "1", "2"]
+    assert book.figures()[Figure("services/silent", "my_service")] == 1
+    # After a restart of monitoring those that ran are missed.
+    restarted = ServiceBook(8.0, clock, {"ml_consumer", "database_mongo"})
+    restarted.heartbeat_received(beat("my_service", "1"))
+    restarted.expect(kept)
+    assert {each.service: each.running for each in restarted.services()} == {each.service: each.running for each in kept}
+    assert caplog.records == []
 
 
 def test_the_same_name_with_a_later_start_is_a_restart_and_another_replica_is_none(book: ServiceBook) -> None:

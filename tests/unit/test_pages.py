@@ -93,8 +93,9 @@ def test_a_compressed_page_is_refused_before_it_is_unpacked(compression: str) ->
     pool = pa.default_memory_pool()
     with pytest.raises(InvalidRequestError, match="uncompressed"):
         decode_page(bomb)
-    assert pa.total_allocated_bytes() == before
-    assert pool.bytes_allocated() == before
+    # Less where garbage of an earlier test went meanwhile.
+    assert pa.total_allocated_bytes() <= before
+    assert pool.bytes_allocated() <= before
     for small in (pa.table({"a": [1.0, None]}), pa.table({"a": ["x"], "b": [True]})):
         with pytest.raises(InvalidRequestError, match="uncompressed"):
             decode_page(stream(small, compression))

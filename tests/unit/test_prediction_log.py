@@ -267,7 +267,7 @@ async def test_nobody_holds_a_place_by_not_reading(reads: str, monkeypatch: pyte
                     await reader.read(65_536)
             return not places.locked()
 
-        await eventually(released, 10)
+        await eventually(released)
         writer.close()
     finally:
         await server.stop()

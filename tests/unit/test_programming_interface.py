@@ -1,4 +1,4 @@
-"""docs/reference/api.md lists what the how-to's store is written with."""
+"""docs/reference/api.md lists what the how-tos' classes are written with."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _DIRECTIVE = re.compile(r"^\.\. auto(module|class|function|data):: (\S+)\n((?:  
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    """Module and name of each import of ours in examples/database."""
-    for path in (ROOT / "examples" / "database").rglob("*.py"):
+    """Module and name of each import of ours in the examples of the how-tos."""
+    for path in (path for name in ("database", "classes") for path in (ROOT / "examples" / name).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "complex_system":
                 yield from ((str(node.module), each.name) for each in node.names)
@@ -51,7 +51,7 @@ def listed() -> set[str]:
     return found
 
 
-def test_the_store_of_the_how_to_imports_what_is_listed_or_may_change() -> None:
+def test_the_classes_of_the_how_tos_import_what_is_listed_or_may_change() -> None:
     found = listed()
     assert "complex_system.storage.base.DataStore" in found
     used = set(imports())

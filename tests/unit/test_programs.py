@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from benchmarks.in_short import in_short
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("benchmarks", "docs", "requirements")
@@ -67,3 +69,15 @@ def test_the_programs_that_make_bench_runs_are_named_and_so_are_the_others(said:
     text = " ".join(said("benchmarks/run.py", "--help")[1].split())
     assert "ingest, reading, processing" in text
     assert "python -m benchmarks.scale --keep" in text
+
+
+def test_the_first_screen_of_the_benchmarks_is_of_the_kept_results_and_names_every_missed_aim() -> None:
+    kept = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
+    text = in_short({file.stem: json.loads(file.read_text(encoding="utf-8"))["tables"] for file in kept})
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    screen, _, tables = page.partition("## In short")[2].partition("\n## ")
+    assert sorted(screen.splitlines()) == sorted(text.removeprefix("## In short").splitlines())
+    missed = [line for line in screen.splitlines() if line.startswith("- [")]
+    assert len(missed) == sum(
+        line.startswith("| ") and ("missed |" in line or "**no**" in line) for line in tables.splitlines()
+    )

@@ -314,12 +314,12 @@ def test_times_are_collected_without_a_copy_of_all_of_them_for_every_page() -> N
                      ARRIVED: np.arange(5000.0)})  # fmt: skip
     parts = parts_of(groups_of(NOISE, page))
     rows = _Rows(2, timed=True)
-    began = time.monotonic()
+    began = time.thread_time()
     columns, times = [page.column(name).to_numpy() for name in ("a", "b")], page.column(ARRIVED).to_numpy()
     chosen = np.flatnonzero(parts == Part.TRAIN)
     for number in range(1000):
         rows.add(columns, page.column("y").to_numpy(), chosen, times + 5000 * number)
-    assert time.monotonic() - began < 4
+    assert time.thread_time() - began < 4
     samples = rows.samples()
     assert samples.times is not None
     assert len(samples) == len(samples.times) == 1000 * len(chosen)

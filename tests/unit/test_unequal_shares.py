@@ -16,9 +16,9 @@ from typing_extensions import override
 
 from complex_system.training import pytorch
 from complex_system.training.base import TrainingParameters
-from complex_system.training.data import Samples, TrainingData
+from complex_system.training.data import Matrix, Samples, TrainingData
 from complex_system.training.peers import Peers
-from complex_system.training.pytorch import PyTorchModel, PyTorchTrainer
+from complex_system.training.pytorch import PyTorchModel, PyTorchTrainer, ScaledNetwork
 
 T = TypeVar("T")
 
@@ -29,7 +29,8 @@ class Threads:
     def __init__(self, count: int, folder: Path) -> None:
         self.count = count
         self._folder = folder
-        self._barrier = threading.Barrier(count, timeout=60)
+        self.one = threading.Lock()
+        self.barrier = threading.Barrier(count, timeout=60)
         self._values: list[object] = [None] * count
         self._own = threading.local()
 
@@ -47,10 +48,25 @@ class Threads:
 
     def gather(self, index: int, value: T) -> list[T]:
         self._values[index] = value
-        self._barrier.wait()
+        self.barrier.wait()
         found = list(self._values)
-        self._barrier.wait()
+        self.barrier.wait()
         return found  # type: ignore[return-value]
+
+
+class _Trainer(PyTorchTrainer):
+    """Makes the same network in all threads: they share the random numbers of the process, which workers have for themselves."""
+
+    def __init__(self, threads: Threads, parameters: TrainingParameters) -> None:
+        super().__init__(parameters)
+        self._threads = threads
+
+    @override
+    def network(self, x: Matrix) -> ScaledNetwork:
+        self._threads.barrier.wait()  # from here on no other one seeds
+        with self._threads.one, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.parameters.seed)
+            return super().network(x)
 
 
 class _Worker(Peers):
@@ -88,7 +104,7 @@ def test_a_share_with_fewer_samples_than_an_epoch_has_steps_is_trained_with(work
     def work(peers: Peers) -> PyTorchModel:
         part = Samples(x[shares[peers.index]], y[shares[peers.index]])
         data = TrainingData(("a", "b", "c"), "y", part, part)
-        return PyTorchTrainer(TrainingParameters(seed=3, epochs=6)).fit(data, lambda _: None, peers)
+        return _Trainer(workers, TrainingParameters(seed=3, epochs=6)).fit(data, lambda _: None, peers)
 
     first, second = workers.run(work)
     assert first.history == second.history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from abc import ABC, abstractmethod
 
@@ -112,8 +113,13 @@ class LogDisplay(Display):
 
     @override
     def say(self, text: str) -> None:
-        sys.stdout.write(f"{printable(text)}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{printable(text)}\n")
+            sys.stdout.flush()
+        except OSError as error:
+            # Our output goes to a file whose disk is full: this line may be lost, and the run goes on.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     @override
     def refresh(self) -> None:

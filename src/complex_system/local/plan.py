@@ -277,7 +277,8 @@ def make_plan(
         faults = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise StartError(f"The settings of deployment '{deployment.name}' are not valid: {faults}.") from error
     dataset = Dataset.load(shared["FASTIOT_CONFIG_DIR"], target=settings.target)
-    notes = (*(server.note for server in external), *ports.notes, *([unsigned] if unsigned else []))
+    of_servers = [server.note for server in servers if server.note]
+    notes = (*(server.note for server in external), *ports.notes, *([unsigned] if unsigned else []), *of_servers)
     return Plan(deployment.name, directory, servers, external, services, settings, dataset, notes, locked)
 
 

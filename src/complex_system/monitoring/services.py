@@ -25,12 +25,16 @@ LATE_CHECK = 3.0
 EXPECTED_WITHIN = 60.0
 """Seconds that a replica from before a restart of monitoring may take: the whole system may be starting with it."""
 MAX_REPLICAS = 200
-"""Replicas of a service that are kept; a new one then takes the place of the one that has not run for longest."""
+"""Replicas that are kept of a declared service, and of all others together; a new one then takes the place of the one that has not
+run for longest."""
+MAX_OWN_SERVICES = 50
+"""Names of services that nobody has declared, a project's own, which a process of monitoring takes in."""
 MAX_NAME = 200
 MAX_DETAIL = 1000
 """Characters of names and of what a replica says about itself."""
-_OWN_DATABASE = re.compile("database_[a-z0-9_]{1,50}")
-"""Names of database services of somebody's own, which have a user at the broker, too (``messaging/permissions.py``)."""
+MAX_NUMBER = 1e12
+"""Largest number that is believed of a process."""
+_OWN_SERVICE = re.compile("[a-z][a-z0-9_]{0,62}")
 _WORST_FIRST: tuple[State, ...] = ("silent", "failing", "waiting", "starting", "working", "ready", "stopped")
 _MEGABYTE = 1e6
 
@@ -96,9 +100,10 @@ class _Replica:
 
 
 class ServiceBook:
-    """Keeps what heartbeats say, of declared services and of a bounded number of replicas: anybody may have sent them.
+    """Keeps what heartbeats say, of a bounded number of services and replicas: anybody may have sent them.
 
-    Of databases of somebody's own, which nobody has declared, the first one that is heard is kept, and no other one by this process.
+    A project's own services are declared nowhere. The first ``MAX_OWN_SERVICES`` names that are heard are kept; a name is not given
+    up before this process ends, because its figures stay in the history.
 
     Times are of ``clock``, monotonic seconds.
     """
@@ -115,12 +120,12 @@ class ServiceBook:
         Args:
             silent_after: Seconds without a heartbeat after which a replica is silent.
             clock: Monotonic time in seconds.
-            declared: Names of the services that there are; None for any.
+            declared: Names of the system's own services; None for any name, without a bound.
             now: Seconds since 1970.
         """
         self._began = now()
         self._declared = declared
-        self._own_database = ""
+        self._own: set[str] = set()
         self._ignored = 0
         self._silent_after = silent_after
         self._clock = clock
@@ -137,12 +142,15 @@ class ServiceBook:
         """
         service, key = beat.service, (beat.service, beat.replica)
         known = self._replicas.get(key)
-        if not self._is_believed(beat) or (known is None and not self._has_room(service)):
+        fault = self._fault(beat) or (
+            "" if known is not None or self._has_room(service) else f"more than {MAX_REPLICAS} replicas"
+        )
+        if fault:
             self._ignored += 1
             if self._ignored in (1, 10, 100) or self._ignored % 1000 == 0:
                 log.warning(
-                    "%d heartbeats were ignored, the last one of %.60r (%.60r): no declared service, or more than %d replicas",
-                    self._ignored, service, beat.replica, MAX_REPLICAS,
+                    "Heartbeats were ignored (%d), the last one of %.60r (%.60r): %s",
+                    self._ignored, service, beat.replica, fault,
                 )  # fmt: skip
             return False
         if len(beat.detail) > MAX_DETAIL:
@@ -161,20 +169,35 @@ class ServiceBook:
         """Return whether a replica began as this process did, or later: then the whole system was started again."""
         return beat.started >= self._began - EXPECTED_WITHIN
 
-    def _is_believed(self, beat: Heartbeat) -> bool:
+    def _fault(self, beat: Heartbeat) -> str:
+        """Return why a heartbeat is not believed; empty if it is."""
         texts = (beat.service, beat.replica, beat.instance, beat.host, beat.url, beat.version, beat.pipeline_version)
         if max(map(len, texts)) > MAX_NAME:
-            return False
-        if not self._own_database and not self._is_declared(beat.service) and _OWN_DATABASE.fullmatch(beat.service):
-            self._own_database = beat.service
-        return self._is_declared(beat.service)
+            return f"a text of more than {MAX_NAME} characters"
+        if not all(0 <= number <= MAX_NUMBER for number in (beat.started, beat.cpu_percent, beat.memory_megabytes)):
+            return "a number that cannot be"
+        if self._takes(beat.service):
+            return ""
+        if not _OWN_SERVICE.fullmatch(beat.service):
+            return "a service's name has small letters, digits and '_', at most 63"
+        return f"more than {MAX_OWN_SERVICES} services of the project's own; a restart of ml_monitoring forgets those that are gone"
 
     def _is_declared(self, service: str) -> bool:
-        return self._declared is None or service in self._declared or service == self._own_database
+        return self._declared is None or service in self._declared
+
+    def _takes(self, service: str) -> bool:
+        """Return whether a service is kept; one of a project's own takes a place where there is one."""
+        if self._is_declared(service) or service in self._own:
+            return True
+        if len(self._own) == MAX_OWN_SERVICES or not _OWN_SERVICE.fullmatch(service):
+            return False
+        self._own.add(service)
+        return True
 
     def _has_room(self, service: str) -> bool:
         """Return whether a replica may be added, after making room among those that do not run."""
-        mine = [(each.seen, name) for name, each in self._replicas.items() if name[0] == service]
+        sharing = {service} if self._is_declared(service) else self._own
+        mine = [(each.seen, name) for name, each in self._replicas.items() if name[0] in sharing]
         if len(mine) < MAX_REPLICAS:
             return True
         idle = [(seen, name) for seen, name in mine if not self._replicas[name].is_running]
@@ -205,8 +228,10 @@ class ServiceBook:
         Those that are unknown to it and were heard by now have taken places, as in :meth:`heartbeat_received`.
         """
         for each in services:
-            # One that was kept says nothing of which database there is now: that one is heard.
-            if not self._is_declared(each.service) and (self._own_database or not _OWN_DATABASE.fullmatch(each.service)):
+            was_there = any(replica.is_running for replica in each.replicas)
+            if not (
+                self._is_declared(each.service) or each.service in self._own or (was_there and self._takes(each.service))
+            ):
                 continue
             kept = {replica.replica: replica for replica in each.replicas}
             missing = [

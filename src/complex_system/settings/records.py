@@ -16,7 +16,8 @@ class RecordSettings(BaseSettings):
         description="What the database does with other values under a key that exists: keep the first ones, or replace them by newer",
     )
     source_file: str = Field(
-        "", description="CSV, JSON lines or Parquet file to replay, relative to the config folder; empty for dummy lab data"
+        "",
+        description="File of records to read (CSV, Excel, JSON, Parquet), relative to the config folder; empty for lab records",
     )
     source_order: str = Field(
         "file", description="Order of a replayed file: file, shuffled, or the name of its column of type datetime"
@@ -64,7 +65,7 @@ class RecordSettings(BaseSettings):
     opcua_user: str = Field("", description="User at the OPC UA server, empty for none")
     opcua_password: str = Field("", repr=False, description="Password at the OPC UA server")
     records: int = Field(10_000, ge=0, description="Number of records that the source makes at its start")
-    seed: int = Field(1, description="Seed of the dummy data and of the trainers")
+    seed: int = Field(1, description="Seed of the lab records and of the trainers")
     batch_size: int = Field(500, ge=1, le=20_000, description="Records in one batch of the source")
     batches_in_flight: int = Field(
         4, ge=1, le=64, description="Batches that the source sends without waiting for their replies"

@@ -28,7 +28,7 @@ class TrainingSettings(BaseSettings):
     cross_validate_below: int = Field(
         2000,
         ge=0,
-        description="Labelled records below which models are cross-validated (not for known functions); 0 for never",
+        description="Labelled records below which models are cross-validated (not those of the lab); 0 for never",
     )
     device: Literal["auto", "cpu"] = Field(
         "auto",
@@ -72,9 +72,7 @@ class TrainingSettings(BaseSettings):
         "automatic",
         description="The winner of a round becomes champion (automatic), or candidate until a person approves it (approved)",
     )
-    retrain_newest: int = Field(
-        1000, ge=50, description="New labelled records that a round after an alert waits for and trains on"
-    )
+    retrain_newest: int = Field(1000, ge=50, description="New labelled records that a round after an alert waits for")
     retrain_pause: float = Field(
         600.0, ge=0, description="Seconds between two rounds after alerts; doubled after each round without a better model"
     )

@@ -59,21 +59,11 @@ class SqlTable:
         self._name = table
         self._dataset = dataset
         self._engine = _engine(url)
-        schema, _, name = table.rpartition(".")
         try:
-            inspector = sa.inspect(self._engine)
-            columns = [column["name"] for column in inspector.get_columns(name, schema or None)]
-            primary = inspector.get_pk_constraint(name, schema or None)["constrained_columns"]
-        except NoSuchTableError as error:
-            raise SourceTableError(f"The database has no table or view '{table}', or its user may not read it.") from error
-        except SQLAlchemyError as error:
-            raise self._unavailable(error) from error
-        self.key = self._checked(columns, cursor, key, primary)
-        self._record_key = next((each for each in (dataset.id or ID, ID) if each in columns), None)
-        wanted = [column for column in (self._record_key, *dataset.by_name) if column in columns]
-        self._table = sa.table(name, *map(sa.column, dict.fromkeys([cursor, self.key, *wanted])), schema=schema or None)
-        self._cursor_column, self._key_column = self._table.c[cursor], self._table.c[self.key]
-        self._wanted = wanted
+            self._look_at(table, cursor, key)
+        except BaseException:
+            self.close()
+            raise
 
     def page(self, after: Place | None, limit: int) -> list[SqlRow]:
         """Return at most ``limit`` rows after a place, by cursor and key; from the first one for None.
@@ -105,6 +95,24 @@ class SqlTable:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+    def _look_at(self, table: str, cursor: str, key: str) -> None:
+        """Choose the columns that are read."""
+        schema, _, name = table.rpartition(".")
+        try:
+            inspector = sa.inspect(self._engine)
+            columns = [column["name"] for column in inspector.get_columns(name, schema or None)]
+            primary = inspector.get_pk_constraint(name, schema or None)["constrained_columns"]
+        except NoSuchTableError as error:
+            raise SourceTableError(f"The database has no table or view '{table}', or its user may not read it.") from error
+        except SQLAlchemyError as error:
+            raise self._unavailable(error) from error
+        self.key = self._checked(columns, cursor, key, primary)
+        self._record_key = next((each for each in (self._dataset.id or ID, ID) if each in columns), None)
+        wanted = [column for column in (self._record_key, *self._dataset.by_name) if column in columns]
+        self._table = sa.table(name, *map(sa.column, dict.fromkeys([cursor, self.key, *wanted])), schema=schema or None)
+        self._cursor_column, self._key_column = self._table.c[cursor], self._table.c[self.key]
+        self._wanted = wanted
 
     def _values(self, columns: Mapping[str, Sequence[Any]], count: int) -> list[Record]:
         """Return the values as the declared columns have them, as for a file."""

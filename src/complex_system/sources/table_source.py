@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -58,7 +59,7 @@ class TableSource:
         Raises:
             SourceTableError: Settings, table or driver are not as they should be.
         """
-        worker = Worker("source table")
+        worker, table = Worker("source table"), None
         try:
             table = await self._delivery.repeated(lambda: worker.run(self._open))
             found = await self._delivery.repeated(lambda: self._documents.by_keys(KIND, [self._document]))
@@ -74,7 +75,8 @@ class TableSource:
                 if await self._host.wait_for_shutdown(self._settings.source_interval):
                     return
         finally:
-            await worker.close(1.0)
+            if await worker.close(1.0) and table is not None:
+                await asyncio.to_thread(table.close)
 
     def _open(self) -> SqlTable:
         settings = self._settings

@@ -31,13 +31,16 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = port or free_port()  # not one of the kernel's, which others may get while this one is cut
         self._tls = tls
+        self._is_cut = False
 
     async def join(self) -> None:
         """Accept connections (again), always on the same port."""
+        self._is_cut = False
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port, ssl=self._tls)
 
     async def cut(self) -> None:
         """End all connections and refuse new ones."""
+        self._is_cut = True
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -52,6 +55,9 @@ class Proxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there = await asyncio.open_connection("127.0.0.1", self._target)
         self._writers |= {writer, there}
+        if self._is_cut:  # while this connection was made
+            writer.transport.abort()
+            there.transport.abort()
         try:
             await asyncio.gather(self._ask(reader, there), self._answer(there_reader, writer))
         finally:

@@ -27,6 +27,15 @@ from typing_extensions import override
 
 from complex_system.errors import ClusterUnavailableError, TrainingFailedError, how_to_install
 from complex_system.training.executor import Executor, Look, Tasks, never
+from complex_system.training.ray_head import (
+    CONNECT_SECONDS,
+    PATIENCE,
+    HeadWatch,
+    Report,
+    say_nothing,
+    told_when_late,
+    wait_for_head,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +53,8 @@ _NODE_SECONDS, _STOP_SECONDS = 150.0, 10.0
 _STARTED, _TOO_SLOW = "runtime started", "timed out during startup"
 """What Ray says of a node that runs, and of one that it has given up after 30 s. Where several trainers start theirs at the same time
 on a busy machine, it gives up some: they are started again."""
-_HEAD_PAUSE, _HEAD_SECONDS = 1.0, 25.0
-"""Seconds between two looks at whether the head still answers, and for how long its machine may not."""
-_CONNECT_SECONDS = 10.0
-"""How long a head that answers may take to accept a connection, and a request."""
+_JOIN_SECONDS = 15.0
+"""Nothing is said of a connection that is made so soon."""
 _NODE = """
 import atexit, os, shutil, signal, sys, threading
 
@@ -122,18 +129,21 @@ def imported() -> Any:
 
 
 @contextmanager
-def connected(cluster: ClusterParameters, patience: float = 60.0, look: Look = never) -> Iterator[Any]:
+def connected(
+    cluster: ClusterParameters, patience: float | None = None, look: Look = never, report: Report = say_nothing
+) -> Iterator[Any]:
     """Connect this process to the cluster while the block runs, and yield the module ``ray``.
 
     A block inside of it uses the same connection, unless the head has been replaced since: then it connects to the new one.
 
     Args:
         cluster: Where it is.
-        patience: Seconds for which a head that does not answer is waited for: it may be starting.
+        patience: Seconds for which a head that does not let us in is waited for: it may be starting. None for ``PATIENCE``.
         look: Called often while it is waited for.
+        report: Told what is waited for, and what to check, when that takes long; with an empty text when it is over.
 
     Raises:
-        ClusterUnavailableError: Ray is not installed, the address does not answer, or the cluster refuses the token.
+        ClusterUnavailableError: Ray is not installed, the address does not answer, TLS differs, or the cluster refuses the token.
     """
     ray = imported()
     if ray.is_initialized():
@@ -142,8 +152,14 @@ def connected(cluster: ClusterParameters, patience: float = 60.0, look: Look = n
             return
         log.warning("The head of the Ray cluster at %s has been replaced; connecting again", cluster.address)
         ray.shutdown()
-    _wait_for(cluster.address, patience, look)
+    wait_for_head(cluster.address, PATIENCE if patience is None else patience, look, report)
+    late = (
+        f"Joining the Ray cluster at {cluster.address} takes long. Check that all ports are open between this machine and the "
+        "cluster's, in both directions, and with TLS that each certificate has its machine's address (docs/cluster.md)."
+    )
     with ExitStack() as ending:
+        joining = ending.enter_context(ExitStack())
+        joining.enter_context(told_when_late(report, late, _JOIN_SECONDS))
         folder = None if _is_here(cluster.address) else ending.enter_context(_own_node(cluster.address, look))
         try:
             ray.init(
@@ -160,6 +176,7 @@ def connected(cluster: ClusterParameters, patience: float = 60.0, look: Look = n
                 f"The Ray cluster at {cluster.address} does not accept the connection: {error}"
             ) from error
         ending.callback(ray.shutdown)
+        joining.close()
         nodes = [node for node in ray.nodes() if node["Alive"]]
         total = ray.cluster_resources()
         log.info(
@@ -175,32 +192,10 @@ def connected(cluster: ClusterParameters, patience: float = 60.0, look: Look = n
 def _is_known(ray: Any) -> bool:
     """Whether the head is the one that this process is connected to: another one at its address refuses what it did not begin."""
     try:
-        ray._private.worker.global_worker.gcs_client.internal_kv_get(b"complex-system", None, timeout=_CONNECT_SECONDS)
+        ray._private.worker.global_worker.gcs_client.internal_kv_get(b"complex-system", None, timeout=CONNECT_SECONDS)
     except ray.exceptions.RayError:
         return False
     return True
-
-
-def _wait_for(address: str, patience: float, look: Look = never) -> None:
-    """Return as soon as something listens at the address: Ray itself would try for minutes, or end the process."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ClusterUnavailableError(
-            f"COMPLEX_SYSTEM_RAY_ADDRESS is {address!r}; host:port of the cluster's head is expected, such as ray_head:6379."
-        )
-    deadline = time.monotonic() + patience
-    while True:
-        look()
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise ClusterUnavailableError(
-                    f"Nothing answers at {address}, the address of the Ray cluster in COMPLEX_SYSTEM_RAY_ADDRESS ({error}). "
-                    "Start the cluster, or leave the address empty to train in the service."
-                ) from error
-        time.sleep(1.0)
 
 
 def _is_here(address: str) -> bool:
@@ -271,50 +266,6 @@ def _end(node: subprocess.Popen[bytes]) -> None:
     node.stdin.close()
 
 
-class HeadWatch:
-    """Notices that the head is lost; Ray itself would end this process after a minute, or wait without end."""
-
-    def __init__(self, cluster: ClusterParameters, is_known: Callable[[], bool] = lambda: True) -> None:
-        """Begin to watch.
-
-        Args:
-            cluster: Whose head.
-            is_known: Whether the head is still the one that this process is connected to; asked after a time without a look.
-        """
-        self._address = cluster.address
-        self._is_known = is_known
-        self._answered = self._looked = time.monotonic()
-
-    def look(self) -> None:
-        """Look now and then; to be called often.
-
-        A refused connection is enough: nobody listens, so the head has ended, and one that is started at the same address knows
-        nothing of this training. A machine that does not answer may come back.
-
-        Raises:
-            ClusterUnavailableError: The head has ended, was replaced, or has not answered for a while.
-        """
-        now = time.monotonic()
-        if now - self._looked < _HEAD_PAUSE:
-            return
-        unwatched = now - self._looked > _HEAD_SECONDS
-        if unwatched:  # nothing is known of this time
-            self._answered = now
-        self._looked = now
-        try:
-            _wait_for(self._address, 0.0)
-        except ClusterUnavailableError as error:
-            if isinstance(error.__cause__, ConnectionRefusedError) or now - self._answered > _HEAD_SECONDS:
-                raise self._lost() from None
-        else:
-            self._answered = now
-            if unwatched and not self._is_known():
-                raise self._lost()
-
-    def _lost(self) -> ClusterUnavailableError:
-        return ClusterUnavailableError(f"The head of the Ray cluster at {self._address} is lost")
-
-
 class RayExecutor(Executor):
     """Spreads tasks over the cluster, one CPU each: a fit of a search or of a fold has one thread, wherever it runs.
 
@@ -322,27 +273,31 @@ class RayExecutor(Executor):
     workers' processes, which have imported the framework.
     """
 
-    def __init__(self, cluster: ClusterParameters, prepare: Callable[[], None], *, on_gpus: bool = False) -> None:
+    def __init__(
+        self, cluster: ClusterParameters, prepare: Callable[[], None], *, on_gpus: bool = False, report: Report = say_nothing
+    ) -> None:
         """Make an executor.
 
         Args:
             cluster: Where the tasks run.
             prepare: Called once in every process of a worker, before its first task.
             on_gpus: Whether each task gets as many GPUs as a worker of a fit.
+            report: As in :func:`connected`.
         """
         self._cluster = cluster
         self._prepare = prepare
+        self._report = report
         self._options = {"num_cpus": 1.0, **({"num_gpus": cluster.gpus} if on_gpus and cluster.gpus else {})}
         self._connection = ExitStack()
 
     @override
     @contextmanager
     def tasks(self, function: Callable[[T, Look], R], look: Look = never) -> Iterator[Tasks[T, R]]:
-        ray = self._connection.enter_context(connected(self._cluster, look=look))
+        ray = self._connection.enter_context(connected(self._cluster, look=look, report=self._report))
         remote = ray.remote(**self._options, max_retries=_RETRIES)(_carry_out)
         work = ray.put((self._prepare, function))
         begun: set[Any] = set()
-        head = HeadWatch(self._cluster, partial(_is_known, ray))
+        head = HeadWatch(self._cluster.address, partial(_is_known, ray))
 
         def run(items: Iterable[T], look: Look) -> Generator[R, None, None]:
             waiting = [remote.remote(work, item) for item in items]

@@ -29,6 +29,7 @@ from complex_system.training.split import (
 )
 
 Matrix = npt.NDArray[np.float32]
+"""An array of float32."""
 MIN_SAMPLES = 5
 """Samples that a part of the split must have at least."""
 

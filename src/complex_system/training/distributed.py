@@ -26,11 +26,12 @@ from complex_system.domain.dataset import Dataset
 from complex_system.errors import ComplexSystemError, TrainingFailedError
 from complex_system.protocol.scores import Scores
 from complex_system.training.base import Parameter, Progress, ProgressCallback, TrainedModel, Trainer
-from complex_system.training.cluster import ClusterParameters, HeadWatch, connected
+from complex_system.training.cluster import ClusterParameters, connected
 from complex_system.training.conformal import set_apart_by_content
 from complex_system.training.data import SampleCollector, Samples, TrainingData
 from complex_system.training.executor import Look, never
 from complex_system.training.peers import Peers
+from complex_system.training.ray_head import HeadWatch, Report, say_nothing
 from complex_system.training.split import Part
 from complex_system.training.targets import TargetCheck, targets_message
 
@@ -205,7 +206,11 @@ class _RayPeers(Peers):
 
 
 def fit_on_cluster(
-    cluster: ClusterParameters, work: SharedFit, on_progress: ProgressCallback, look: Look = never
+    cluster: ClusterParameters,
+    work: SharedFit,
+    on_progress: ProgressCallback,
+    look: Look = never,
+    report: Report = say_nothing,
 ) -> tuple[TrainedModel, Fitted]:
     """Train on the workers of a cluster. Blocking; an exception of ``on_progress`` or ``look`` ends the training.
 
@@ -219,7 +224,7 @@ def fit_on_cluster(
     with (
         # Ray Train's controller writes there until the connection ends, and perhaps a little longer.
         tempfile.TemporaryDirectory(prefix="complex-system-", ignore_cleanup_errors=True) as folder,
-        connected(cluster, look=look) as ray,
+        connected(cluster, look=look, report=report) as ray,
     ):
         from ray import train
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -230,7 +235,7 @@ def fit_on_cluster(
         desk = ray.remote(**desk_options)(_Desk).remote()
         running = started(lambda: _run(cluster, work, workers, desk, folder), "cluster-fit")
         try:
-            _follow(ray, desk, running, on_progress, look, HeadWatch(cluster))
+            _follow(ray, desk, running, on_progress, look, HeadWatch(cluster.address))
             running.result()
         except (train.TrainingFailedError, ray.exceptions.RayError) as error:
             raise TrainingFailedError(f"The training on the cluster failed: {_reason(error)}") from error

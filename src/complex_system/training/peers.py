@@ -57,3 +57,4 @@ class Peers:
 
 
 ALONE = Peers()
+"""The only worker of its training."""

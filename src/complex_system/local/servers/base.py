@@ -186,6 +186,11 @@ class Server(ABC):
         """Address for clients."""
         return f"{self.scheme}://{HOST}:{self.port}"
 
+    @property
+    def note(self) -> str:
+        """What the person who starts the run should know of it; mostly nothing."""
+        return ""
+
     @abstractmethod
     def command(self) -> list[str]:
         """Program and arguments.

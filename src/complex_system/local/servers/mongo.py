@@ -15,6 +15,8 @@ from complex_system.local.credentials import USER
 from complex_system.local.processes import Child
 from complex_system.local.servers.base import HOST, Server, free_port, program, reachable
 
+STAND_IN = "MongoDB is not installed: secantusdb stands in for it, for trying out. For good, install mongod, or run maria."
+
 
 class MongoServer(Server):
     """``mongod`` where it is installed, else ``secantusd-py``, which speaks MongoDB's wire protocol."""
@@ -27,6 +29,11 @@ class MongoServer(Server):
     @override
     def command(self) -> list[str]:
         return self._command(self.port, asks=self.asks)
+
+    @property
+    @override
+    def note(self) -> str:
+        return "" if shutil.which("mongod") else STAND_IN
 
     @override
     def prepare(self) -> None:

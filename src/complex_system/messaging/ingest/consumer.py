@@ -125,17 +125,15 @@ class Ingest:
 
     async def report(self, replica: str) -> IngestCounts:
         """Return the state of the streams, as far as the broker answers, and what this replica has done."""
-        report = IngestCounts(
-            replica=replica, on=True, problem=self.problem, saved=self.writer.saved, refused=self.writer.refused
-        )
         try:
-            counts = await self.streams.counts()
+            # Along the way of a message, and what was done with it last: what moves on meanwhile is counted where it is by then.
             not_forwarded = await self._mqtt.waiting() if self._mqtt else 0
+            counts = await self.streams.counts()
         except NobodyListensError as error:
-            return replace(report, problem=self.problem or error.message)
+            return replace(self._done(replica), problem=self.problem or error.message)
         stopped = sorted({*counts.stopped, *self._dead.stopped})
         return replace(
-            report,
+            self._done(replica),
             waiting=counts.waiting + not_forwarded,
             in_flight=counts.in_flight,
             dead=counts.dead,
@@ -143,6 +141,11 @@ class Ingest:
             problem=self.problem
             or (NO_ROOM.format(count=len(stopped), first=stopped[0]) if stopped else "")
             or (self._mqtt.problem if self._mqtt else ""),
+        )
+
+    def _done(self, replica: str) -> IngestCounts:
+        return IngestCounts(
+            replica=replica, on=True, problem=self.problem, saved=self.writer.saved, refused=self.writer.refused
         )
 
     def _is_copy(self, message: Msg) -> bool:

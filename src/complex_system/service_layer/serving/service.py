@@ -25,7 +25,9 @@ from complex_system.pipeline.pipeline import Pipeline
 from complex_system.protocol.base import ArrowPage, Request
 from complex_system.protocol.operations import State
 from complex_system.protocol.serving import (
+    EXPLAIN,
     ORIGIN_NAMES,
+    PREDICT_COLUMNS,
     PREDICTION_FAILED,
     PREDICTION_MADE,
     ExplainedPredictions,
@@ -60,9 +62,13 @@ NO_MODEL = "no model yet"
 
 
 class ServingService(TrialHandlers, SystemService):
-    """Serves the newest model of a source over REST, over NATS, and over gRPC where its port is set."""
+    """Serves the newest model of a source over REST, over NATS, and over gRPC where its port is set.
 
-    port_field: ClassVar[str]
+    A subclass makes the source. It answers on the champion's subjects and port, as ``ml_serving_mlflow`` does, unless it overrides
+    those, too.
+    """
+
+    port_field: ClassVar[str] = "serving_mlflow_port"
     """Field of the settings that holds the REST port, 0 for any; ``..._grpc_port`` is that of gRPC, 0 for none."""
     new_event_loop = staticmethod(new_event_loop)
 
@@ -101,19 +107,19 @@ class ServingService(TrialHandlers, SystemService):
 
     @abstractmethod
     def make_source(self) -> ModelSource:
-        """Return where the models come from."""
+        """Return where the models come from; called once, when ``settings``, ``dataset`` and ``pipeline`` are there."""
 
-    @abstractmethod
     def subjects(self) -> list[Request[Any, Any]]:
         """Return the subjects on which predictions of records are answered; the first one is the service's own."""
+        return [PREDICT]
 
-    @abstractmethod
     def columns_subjects(self) -> list[Request[ArrowPage, ArrowPage]]:
         """Return the subjects on which predictions of Arrow pages are answered; the first one is the service's own."""
+        return [PREDICT_COLUMNS]
 
-    @abstractmethod
     def explain_subjects(self) -> list[Request[ExplainRequest, ExplainedPredictions]]:
         """Return the subjects on which predictions are explained; the first one is the service's own."""
+        return [EXPLAIN]
 
     @override
     async def on_start(self) -> None:

@@ -142,7 +142,7 @@ class TrainingJob:
 
         def work() -> tuple[TrainedModel, Fitted, bytes]:
             shared = SharedFit(trainer, self._dataset, pages, RAW_SAMPLE)
-            model, fitted = fit_on_cluster(cluster, shared, on_progress, self._look)
+            model, fitted = fit_on_cluster(cluster, shared, on_progress, self._look, self._service.cluster_waits)
             return model, fitted, export_onnx(model, fitted.data.validation.x, fitted.data.validation.y)
 
         fitting = asyncio.ensure_future(self._timed("training", self._service.worker.run(work)))

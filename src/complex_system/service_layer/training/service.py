@@ -59,7 +59,7 @@ class TrainerService(SystemService):
     trainer_name: ClassVar[str]
     """Name of this trainer in rounds and registered models."""
     framework: ClassVar[str]
-    """``lightgbm``, ``pytorch`` or ``tensorflow``."""
+    """Name of the framework for people, such as ``lightgbm``: in events, on the page and beside the models."""
     shared_from: ClassVar[int] = 150_000
     """Labelled records from which the workers of a cluster, where one is set, fetch them and share the fit. So many need neither a
     search nor a cross-validation, and LightGBM does not train again on both parts."""
@@ -78,6 +78,7 @@ class TrainerService(SystemService):
         self._made_at = time.monotonic()
         self._last_training: float | None = None
         self.has_trained = False
+        self._before_waiting: tuple[State, str] | None = None
         self._last_outcome: TrainingFinished | None = None
         self.few = 0 if has_known_function(self.dataset) else self.settings.cross_validate_below
 
@@ -106,6 +107,7 @@ class TrainerService(SystemService):
 
     @override
     async def on_start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._loading = asyncio.create_task(self._load())
         self._kept = await asyncio.to_thread(self.outbox.trainings)
         if self._kept:
@@ -192,10 +194,24 @@ class TrainerService(SystemService):
         except Exception:  # else this trainer would be busy until it is started again
             log.exception("The connection to the Ray cluster was not closed in order")
         # Free before the event is published: a request for the next round that follows it must not be refused as busy.
-        self._job, self._last_outcome = None, outcome
+        self._job, self._last_outcome, self._before_waiting = None, outcome, None
         self.has_trained = self.has_trained or outcome.status == "finished"
         await self.announce(TRAINING_FINISHED, outcome)
         await self.set_state("ready", outcome.error)
+
+    def cluster_waits(self, text: str) -> None:
+        """Show what the cluster is waited for; with an empty text, that it no longer is. Called in the background thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and this thread goes on
+            self._loop.call_soon_threadsafe(lambda: self.run_task(self._show_waiting(text)))
+
+    async def _show_waiting(self, text: str) -> None:
+        before = self._before_waiting
+        if text:
+            self._before_waiting = before or (self._state, self._detail)
+            await self.set_state("waiting", text)
+        elif before is not None:
+            self._before_waiting = None
+            await self.set_state(*before)
 
     async def _log_kept(self) -> None:
         """Log, and announce, what was trained before a restart and could not be logged."""
@@ -233,7 +249,7 @@ class TrainerService(SystemService):
                 trainer.prepare()
             cluster = ClusterParameters.of(self.settings)
             if cluster.is_set:
-                self.executor = RayExecutor(cluster, trainer.prepare, on_gpus=trainer.on_gpus)
+                self.executor = RayExecutor(cluster, trainer.prepare, on_gpus=trainer.on_gpus, report=self.cluster_waits)
             tracker = self.make_tracker()
             tracker.prepare()
             return trainer, tracker

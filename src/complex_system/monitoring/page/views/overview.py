@@ -96,10 +96,14 @@ def _services(reading: Reading, _: Viewer) -> Component:
 def _service(service: ServiceState) -> list[Any]:
     level = level_of(service.state)
     details = "; ".join(sorted({each.detail for each in service.replicas if each.detail}))
+    whole = " whole" if level in ("warn", "bad") else ""  # what it waits for, or fails at, is read without pointing at it
     url = next((each.url for each in service.replicas if each.is_running and each.url), "")
     ages = [each.heartbeat_age for each in service.replicas]
     return [
-        html.Div([outside(service.service, url), html.Div(details, className="detail", title=details)]),
+        html.Div(
+            [outside(service.service, url), html.Div(details, className=f"detail{whole}", title=details)],
+            className="service",
+        ),
         html.Span([sign(STATE_SIGNS[level], level), " ", service.state], className="nowrap"),
         str(service.running),
         age(max(ages)) if ages else NONE,

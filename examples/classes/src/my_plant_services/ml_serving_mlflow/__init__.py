@@ -1,0 +1,1 @@
+"""Trains gradient boosted trees with scikit-learn and registers them in MLflow."""
