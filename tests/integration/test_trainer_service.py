@@ -34,7 +34,7 @@ from complex_system.protocol.base import Empty, to_wire
 from complex_system.protocol.operations import health_request
 from complex_system.protocol.training import TRAIN_MODEL, TrainReply, TrainRequest
 from complex_system.service_layer.training.job import PROGRESS_PAUSE, TrainingJob
-from complex_system.service_layer.training.service import THREAD, TrainerService
+from complex_system.service_layer.training.service import TrainerService
 from complex_system.settings import Settings
 from complex_system.testing.proxy import proxied
 from complex_system.tracking.artifact_store import ArtifactStore
@@ -210,8 +210,7 @@ async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(
         assert reply == TrainReply(trainer="pytorch", accepted=False, round="r2", reason="busy")
         await eventually(lambda: sum(value.stage == "training" for value in ear.progress) >= 5, LOADED)
         assert service.health().state == "working"
-    thread = f"{THREAD}-pytorch"
-    await eventually(lambda: thread not in {each.name for each in threading.enumerate()})  # the fit ends with its service
+    await eventually(lambda: not service.worker._thread.is_alive())  # the fit ends with its service
     assert min(later - earlier for earlier, later in pairwise(announced)) >= PROGRESS_PAUSE
     assert sum(value.stage == "training" for value in ear.progress) <= len(announced)
 
