@@ -156,9 +156,8 @@ class Lease:
 
     async def release(self) -> None:
         """Give the lease back, so that a stand-by need not wait until it expires."""
-        self._released = (
-            True  # before Python 3.12, asyncio.wait_for drops a cancellation that comes together with the answer
-        )
+        # Before Python 3.12, asyncio.wait_for drops a cancellation that comes together with the answer.
+        self._released = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
