@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
@@ -50,7 +49,6 @@ class Ear(SystemService):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.progress: list[training.TrainingProgress] = []
-        self.times: list[float] = []
         self.finished: list[training.TrainingFinished] = []
         self.comparisons: list[training.ComparisonFinished] = []
         self.rounds: list[training.TrainingRound] = []
@@ -62,7 +60,6 @@ class Ear(SystemService):
     @hears(training.TRAINING_PROGRESS)
     async def on_progress(self, message: training.TrainingProgress) -> None:
         self.progress.append(message)
-        self.times.append(time.monotonic())
 
     @hears(training.TRAINING_FINISHED)
     async def on_finished(self, message: training.TrainingFinished) -> None:
@@ -90,9 +87,9 @@ class Ear(SystemService):
         self.truths += message.truths
 
     async def ask_trainers(self, *, expected: int = 1, **fields: Any) -> list[training.TrainReply]:
-        """Ask all trainers for a round; ``fields`` are those of the request."""
+        """Ask all trainers for a round until so many have replied; ``fields`` are those of the request."""
         subject, request = reply_subject(training.TRAIN_MODEL), training.TrainRequest(**fields)
-        replies = await self.broker.gather(subject, to_thing(request, "Ear"), 5.0, expected)
+        replies = await self.broker.gather(subject, to_thing(request, "Ear"), 60.0, expected)
         return [training.TRAIN_MODEL.decode_reply(reply.value) for reply in replies]
 
     async def outcome(self, round_id: str, seconds: float) -> training.TrainingFinished:

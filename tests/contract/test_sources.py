@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from complex_system.domain.dataset import Dataset
+from complex_system.errors import UnknownModelError
 from complex_system.local.servers import Server
+from complex_system.serving.models import wandb
 from complex_system.serving.models.mlflow import MlflowChampionSource
-from complex_system.serving.models.wandb import WandbDirectorySource
+from complex_system.serving.models.wandb import WandbDirectorySource, WandbOnlineSource
 from complex_system.testing.model_sources import ModelPlace, ModelSourceContract
 from complex_system.testing.models import onnx_metadata
 from complex_system.tracking.artifact_store import ArtifactStore
@@ -75,6 +77,33 @@ class WandbDirectoryPlace(ModelPlace):
 
     def publish_without_onnx(self) -> None:
         self._store.write({"model.pt": b"a state dict"}, {})
+
+
+class Artifact:
+    """A version of an artifact, as far as a search returns it."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+
+def test_an_online_artifact_is_found_by_what_it_is_called_here_and_at_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B promises to find numbers and aliases; the newest is asked for by its digest, which is its version everywhere here."""
+    known = {"v0": Artifact("0a0a"), "v1": Artifact("1b1b"), "latest": Artifact("1b1b")}
+    monkeypatch.setattr(wandb, "find_artifact", lambda project, version="latest": known.get(version))
+    source = WandbOnlineSource("project")
+    newest = source.newest()
+    assert newest is not None
+    for version, digest in ((None, "1b1b"), ("latest", "1b1b"), ("1b1b", "1b1b"), ("v1", "1b1b"), ("v0", "0a0a")):
+        assert source.find(newest.name, version).version == digest
+    for version in source.versions(newest.name):
+        assert source.find(newest.name, version).version == version
+    for name, unknown in (("nobody's", None), (newest.name, "v9"), (newest.name, "0a0a")):
+        with pytest.raises(UnknownModelError):
+            source.find(name, unknown)
+    known.clear()
+    assert source.newest() is None
+    with pytest.raises(UnknownModelError):
+        source.find(newest.name)
 
 
 class TestWandbDirectorySource(ModelSourceContract):

@@ -115,7 +115,7 @@ class TestLightGBM(ShippedTrainerCases):
         y = (x @ [4, 3, 2, 1] + draw.normal(0, 0.1, 300)).astype(np.float32)  # leaves of 10 and depth 4 are few for a plane
         records = Keyed(tuple(map(str, range(300))), Samples(x, y))
         data = TrainingData(("a", "b", "c", "d"), "y", Samples(x[:200], y[:200]), Samples(x[200:250], y[200:250]))
-        trainer = kind(replace(QUICK, boosting_rounds=150, lightgbm_trials=8, lightgbm_seconds=60))
+        trainer = kind(replace(QUICK, boosting_rounds=150, lightgbm_trials=8, lightgbm_seconds=3600))
         models = [trainer.tuned(data, records if few else None).fit(data, ignore) for _ in range(2)]
         assert models[0].saved() == models[1].saved()
         assert models[0].parameters["search_trials"] == 8

@@ -158,14 +158,20 @@ async def disturbed(system: Plant, *faults: Callable[[], Awaitable[None]]) -> No
         await fault()
     await running
 
-    async def labelled() -> bool:
+    async def labelled() -> list[dict[str, Any]] | None:
         await asyncio.sleep(0.3)
         counts = await system.counts()
         state = await state_of(system)
-        return counts is not None and counts.raw >= PARTS and state is not None and not state.waiting_labels
+        if counts is None or counts.raw < PARTS or state is None or state.waiting_labels:
+            return None
+        try:
+            records = await all_raw(system.database)
+        except ComplexSystemError:
+            return None
+        # A label that the collection has not read yet does not wait.
+        return records if all(record["strength"] is not None for record in records) else None
 
-    await eventually(labelled, 240)
-    found = {record[ID]: record for record in await all_raw(system.database)}
+    found = {record[ID]: record for record in await eventually(labelled, 240)}
     assert len(found) == PARTS
     for part in range(PARTS):
         mean = [sum(temperature(each, r) for r in range(EACH - 1)) / (EACH - 1) for each in (part - 1, part)]

@@ -181,7 +181,7 @@ async def test_a_killed_source_makes_no_record_twice_and_loses_only_what_the_pre
             for service in (DATABASE, COLLECTION, SOURCE):
                 system.start(service)
             await eventually(lambda: all(system.state(name) == "ready" for name in (DATABASE, COLLECTION, SOURCE)), 60)
-            press, context = Press(controller), system.client.broker.client.jetstream()
+            press, context = Press(controller), system.client.broker.client.jetstream(timeout=60.0)
 
             async def all_but_some_are_stored() -> bool:
                 message = await context.get_last_msg(READINGS, f"{FASTIOT}.press-4.part_done")

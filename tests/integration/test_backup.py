@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -176,13 +177,17 @@ async def test_what_is_restored_is_what_was_there(
     assert manifest.messages == {STREAM: 6, DEAD_STREAM: 1}
     assert manifest.rows["raw"] == 33
     assert manifest.parts == PARTS
+    assert other.wandb is not None
+    other.wandb.mkdir()
+    user = 777 if os.geteuid() == 0 else os.geteuid()  # as a volume of Docker, which belongs to the user of the services
+    os.chown(other.wandb, user, -1)
     assert (await restore(other, folder, said.append)).files == manifest.files
+    assert {path.stat().st_uid for path in other.wandb.rglob("*")} == {user}
 
     for stream in (STREAM, DEAD_STREAM):
         assert await messages(other, stream) == await messages(working, stream)
         assert await messages(other, stream)
     assert envelopes(database, other.settings) == envelopes(database, working.settings)
-    assert other.wandb is not None
     store = ArtifactStore(artifact_folder(str(other.wandb)))
     assert store.read(store.newest() or "")[0] == {"model.onnx": b"x" * 999}
     assert not (other.wandb / "artifacts" / "obj").exists()

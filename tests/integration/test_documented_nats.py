@@ -53,10 +53,10 @@ def program(page: str, call: str) -> str:
 
 
 def run(program: str, broker: NatsServer, options: str) -> None:
-    """Runs a program as its reader does, but for the address and the user."""
+    """Runs a program as its reader does, but for the address, the user, and patience with a busy machine."""
     assert program.count(ADDRESS) == 1
-    code = program.replace(ADDRESS, f"{broker.url!r}, {options}")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    code = program.replace(ADDRESS, f"{broker.url!r}, {options}").replace(".jetstream()", ".jetstream(timeout=60)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -66,25 +66,25 @@ def as_operator(broker: NatsServer) -> str:
 
 
 async def test_a_device_publishes_a_record_with_its_own_user(broker: NatsServer, operator: Client, dataset: Dataset) -> None:
-    await operator.jetstream().add_stream(name=STREAM, subjects=[INGEST_RAW.name, f"{INGEST_RAW.name}.>"])
+    await operator.jetstream(timeout=60).add_stream(name=STREAM, subjects=[INGEST_RAW.name, f"{INGEST_RAW.name}.>"])
     publish = program("docs/ingest.md", "asyncio.run(publish())")
     own = f'user="{DEVICE}", password="{PASSWORD}", inbox_prefix="_INBOX_{DEVICE}"'
     assert own.replace(f'"{PASSWORD}"', "...") in (ROOT / "docs" / "ingest.md").read_text(encoding="utf-8")
     run(publish, broker, own)
-    message = await operator.jetstream().get_last_msg(STREAM, f"{INGEST_RAW.name}.{DEVICE}")
+    message = await operator.jetstream(timeout=60).get_last_msg(STREAM, f"{INGEST_RAW.name}.{DEVICE}")
     assert message.data is not None
     raw_check(dataset)([json.loads(message.data)])  # the declared fields, or an error
 
 
 async def test_the_stream_of_readings_is_removed_by_the_operator(broker: NatsServer, operator: Client) -> None:
-    await operator.jetstream().add_stream(name=readings.STREAM, subjects=["readings"])
+    await operator.jetstream(timeout=60).add_stream(name=readings.STREAM, subjects=["readings"])
     run(program("docs/services/thing_collection.md", "delete_stream"), broker, as_operator(broker))
     with pytest.raises(NotFoundError):
-        await operator.jetstream().stream_info(readings.STREAM)
+        await operator.jetstream(timeout=60).stream_info(readings.STREAM)
 
 
 async def test_the_consumer_of_readings_by_mqtt_is_removed_by_the_operator(broker: NatsServer, operator: Client) -> None:
-    context = operator.jetstream()
+    context = operator.jetstream(timeout=60)
     await context.add_stream(name=mqtt.STREAM, subjects=["mqtt"])
     await context.add_consumer(mqtt.STREAM, ConsumerConfig(durable_name=readings.CONSUMER))
     [call] = re.findall(

@@ -137,7 +137,7 @@ async def test_monitoring_shows_it_like_ours_and_nothing_of_a_name_that_is_marku
                     services = (await http.get("/api/overview")).json()["services"]
                     return next((each for each in services if each["service"] == "my_service"), None)
 
-                mine = await eventually(shown, 30)
+                mine = await eventually(shown, 120)
                 assert (mine["state"], mine["running"], len(mine["replicas"])) == ("ready", 1, 1)
                 assert mine["replicas"][0]["heartbeat_age"] >= 0
                 for evil in (f"press_{EVIL}", "Press", "x" * 64):
@@ -149,11 +149,11 @@ async def test_monitoring_shows_it_like_ours_and_nothing_of_a_name_that_is_marku
                 async def measured() -> bool:
                     return b'monitoring_services_replicas{name="my_service"} 1.0' in (await http.get("/metrics")).content
 
-                await eventually(measured)
+                await eventually(measured, 60)
                 await expect(tab.locator("#overview-services")).to_contain_text("x" * 63, timeout=PATIENCE)
                 row = tab.locator("#overview-services tr", has_text="my_service")
-                await expect(row.locator("td").nth(1)).to_contain_text("ready")
-                await expect(row.locator("td").nth(2)).to_have_text("1")
+                await expect(row.locator("td").nth(1)).to_contain_text("ready", timeout=PATIENCE)
+                await expect(row.locator("td").nth(2)).to_have_text("1", timeout=PATIENCE)
                 names = {each.service for each in monitoring.monitor.services.services()}
                 assert {"my_service", "x" * 63} <= names
                 assert not names & {f"press_{EVIL}", "Press", "x" * 64}

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from complex_system.local.servers.ray import RayHead, RayNode, ray_cluster
+from ray_nodes import wait_for
 
 DRIVER = """
 import logging, os, sys
@@ -40,14 +41,25 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayHead, t
 
 def _processes(nodes: tuple[RayNode, ...]) -> list[psutil.Process]:
     groups = {node.child.pid for node in nodes if node.child}
-    return [each for each in psutil.process_iter() if each.status() != psutil.STATUS_ZOMBIE and _group(each) in groups]
+    return [each for each in psutil.process_iter() if _group(each) in groups]
 
 
 def _group(process: psutil.Process) -> int:
+    """The process group; 0 of one that has ended: other processes of the machine do so at any moment."""
     try:
-        return os.getpgid(process.pid)
-    except ProcessLookupError:
+        return 0 if process.status() == psutil.STATUS_ZOMBIE else os.getpgid(process.pid)
+    except (psutil.NoSuchProcess, ProcessLookupError):
         return 0
+
+
+def _listening(nodes: tuple[RayNode, ...]) -> set[tuple[str, str]]:
+    """Addresses on which processes of the nodes listen, with the processes' names."""
+    found = set()
+    for process in _processes(nodes):
+        with suppress(psutil.NoSuchProcess):
+            connections = process.net_connections("tcp")
+            found |= {(each.laddr.ip, process.name()) for each in connections if each.status == psutil.CONN_LISTEN}
+    return found
 
 
 def _drive(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -74,12 +86,7 @@ def test_the_cluster_computes_on_loopback_for_whoever_has_the_token_and_ends_as_
     assert int(pid) != os.getpid()
     assert address == "127.0.0.1"
 
-    listening = {
-        (each.laddr.ip, process.name())
-        for process in _processes(both)
-        for each in process.net_connections("tcp")
-        if each.status == psutil.CONN_LISTEN
-    }
+    listening = _listening(both)
     assert len(listening) > 3
     assert {ip for ip, _ in listening} <= {"127.0.0.1", "::ffff:127.0.0.1"}, listening
 
@@ -90,5 +97,5 @@ def test_the_cluster_computes_on_loopback_for_whoever_has_the_token_and_ends_as_
     for node in both:
         assert given["RAY_AUTH_TOKEN"] not in node.log_file.read_text()
         node.stop()
-    assert _processes(both) == []
+    wait_for(lambda: not _processes(both))  # what was killed is gone a moment later
     assert not any(path.is_socket() for path in Path(head.directory.parent).rglob("*") if not path.is_symlink())

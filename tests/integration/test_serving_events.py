@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 from typing_extensions import override
 
 from complex_system.domain.dataset import Dataset
@@ -15,6 +16,7 @@ from complex_system.domain.laboratory import Laboratory
 from complex_system.local.servers import Server
 from complex_system.messaging.subjects import event_subject
 from complex_system.protocol.serving import PREDICTION_MADE
+from complex_system.service_layer.serving import events
 from complex_system.serving.models.source import LoadedModel, ModelReference, ModelSource
 from complex_system.settings import Settings
 from complex_system_services.ml_serving.ml_serving_service import MlServingService
@@ -51,7 +53,9 @@ async def test_what_was_predicted_is_announced_although_the_service_ends_at_once
     tester: TesterService,
     dataset: Dataset,
     laboratory: Laboratory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(events, "STOP_SECONDS", 60.0)  # how long it takes is a matter of the machine
     settings = make_settings(nats_server, serving_port=0, serving_shadow_share=0.5, serving_shadow_models="lab-pytorch")
     records = [laboratory.complete_record() for _ in range(120)]
     announced: dict[str, float] = {}

@@ -121,7 +121,7 @@ async def test_predictions_do_not_wait_and_too_many_explanations_are_told_to_com
 
     def slow(self: Explainer, *arguments: Any) -> Any:
         began.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return explain(self, *arguments)
 
     monkeypatch.setattr(Explainer, "explain", slow)
@@ -129,7 +129,7 @@ async def test_predictions_do_not_wait_and_too_many_explanations_are_told_to_com
     records = lab_records(2)
     async with rest_server(DATASET, source_of(**{SAMPLE_FILE: quick_sample()})) as (_, own):
         waiting = [asyncio.create_task(own.post("/explain", json=records)) for _ in range(3)]
-        assert await asyncio.to_thread(began.wait, 20)
+        assert await asyncio.to_thread(began.wait, 60)
         for _ in range(20):
             assert (await own.post("/predict", json=records)).status_code == 200
         busy = await own.post("/explain", json=records)

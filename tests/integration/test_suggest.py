@@ -190,13 +190,13 @@ async def test_one_search_runs_and_predictions_go_on_meanwhile(
 
     def slow(*arguments: Any, **options: Any) -> Any:
         begun.set()
-        held.wait(10)
+        held.wait(60)
         return search(*arguments, **options)
 
     monkeypatch.setattr(suggester_module, "find", slow)
     first = asyncio.create_task(found(client, count=1))
     try:
-        assert await asyncio.to_thread(begun.wait, 10)
+        assert await asyncio.to_thread(begun.wait, 60)
         answer = await client.post("/suggest", json=ASKED)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
         assert (await client.post("/predict", json={**FIXED, R1: 1.0})).status_code == 200

@@ -236,21 +236,24 @@ async def test_labels_come_after_their_record_before_it_corrected_and_never(
 async def test_a_restart_in_the_middle_of_a_record_makes_it_once_and_as_if_there_was_none(
     settings: Settings, database: str, press: Dataset
 ) -> None:
-    slow = Dataset.parse(DECLARATION.replace("wait: 0.3s", "wait: 1s"))
-    async with running(DATABASES[database], settings, slow), running(TesterService, settings, slow) as tester:
+    open_ended = Dataset.parse(DECLARATION.replace("wait: 0.3s", "wait: 1h"))
+    async with running(DATABASES[database], settings, press), running(TesterService, settings, press) as tester:
         machine = Machine(tester)
-        async with collecting(settings, slow):
+        async with collecting(settings, open_ended):
             await machine.thing("temperature", 100.0, BEGAN)
+            began = time.monotonic()
             await machine.thing("part_done", "one", BEGAN + 1)
 
             async def open_record() -> Any:
                 return (await machine.state()).open_records
 
-            [waiting] = await eventually(open_record, 10)
+            [waiting] = await eventually(open_record, 20)
             assert waiting.key == "one"
             assert await all_raw(machine.database) == []
         await machine.thing("temperature", 200.0, BEGAN + 0.5)  # while nobody reads
-        async with collecting(settings, slow):
+        # However long that took on a busy machine, the reading is not too late for the record, which is due a second later.
+        wait = time.monotonic() - began + 1
+        async with collecting(settings, Dataset.parse(DECLARATION.replace("wait: 0.3s", f"wait: {wait:.2f}s"))):
             record = (await machine.records(1))["one"]
             assert record["temp"] == 150.0
             await machine.thing("part_done", "two", BEGAN + 2)
@@ -289,17 +292,19 @@ async def test_a_sensor_that_stops_is_silent(settings: Settings, database: str, 
         running(TesterService, settings, quick) as tester,
     ):
         machine = Machine(tester)
-        await machine.thing("temperature", 100.0, time.time())
 
         async def silent(wanted: bool) -> bool:
             await asyncio.sleep(0.1)
             found = [each for each in (await machine.state()).sensors if each.name == "press-4.temperature"]
             return bool(found) and found[0].at is not None and found[0].silent is wanted
 
-        await eventually(lambda: silent(False), 10)
-        await eventually(lambda: silent(True), 10)
-        await machine.thing("temperature", 100.0, time.time())
-        await eventually(lambda: silent(False), 10)
+        async def heard() -> bool:
+            await machine.thing("temperature", 100.0, time.time())  # again and again: on a busy machine one is soon too old
+            return await silent(False)
+
+        await eventually(heard, 20)
+        await eventually(lambda: silent(True), 20)
+        await eventually(heard, 20)
 
 
 @pytest.mark.long

@@ -105,8 +105,8 @@ class Deployment:
     logs: dict[str, Path]
 
     def lines(self, service: str) -> list[dict[str, Any]]:
-        """The log of a service; every line is a JSON object."""
-        return [json.loads(line) for line in self.logs[service].read_text().splitlines()]
+        """The log of a service but for a line that is being written; every line is a JSON object."""
+        return [json.loads(line) for line in self.logs[service].read_text().rpartition("\n")[0].splitlines()]
 
 
 @pytest.fixture(scope="module")

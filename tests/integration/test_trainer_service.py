@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ from complex_system.pipeline.onnx_graph import RAW_ONNX_FILE
 from complex_system.protocol.base import Empty, to_wire
 from complex_system.protocol.operations import health_request
 from complex_system.protocol.training import TRAIN_MODEL, TrainReply, TrainRequest
+from complex_system.service_layer.training.job import PROGRESS_PAUSE, TrainingJob
 from complex_system.service_layer.training.service import TrainerService
 from complex_system.settings import Settings
 from complex_system.testing.proxy import proxied
 from complex_system.tracking.artifact_store import ArtifactStore
 from complex_system.tracking.registry import ModelRegistry
 from complex_system.tracking.wandb import artifact_folder
-from complex_system.training.base import Trainer, TrainingParameters
+from complex_system.training.base import Progress, Trainer, TrainingParameters
 from complex_system.training.conformal import INTERVALS_FILE, Intervals, set_apart
 from complex_system.training.data import SampleCollector
 from complex_system.training.out_of_fold import OUT_OF_FOLD_FILE, OutOfFold
@@ -186,8 +188,20 @@ async def test_few_records_without_a_known_law_are_cross_validated(
 
 
 @pytest.mark.usefixtures("filled")
-async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ear, settings: Settings) -> None:
-    busy = settings.copy(update={"epochs": 100_000, "patience": 100_000})
+async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(
+    ear: Ear, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announce, announced = TrainingJob._announce, list[float]()
+
+    def noted(job: TrainingJob, stage: str, progress: Progress | None = None) -> Any:
+        if (
+            stage == "training"
+        ):  # when the fit says it: on a busy machine some come late, and the next ones right behind them
+            announced.append(job._announced)
+        return announce(job, stage, progress)
+
+    monkeypatch.setattr(TrainingJob, "_announce", noted)
+    busy = settings.copy(update={"epochs": 10_000_000, "patience": 10_000_000})
     async with running(MlPytorchRegressionMlflowService, busy) as service:
         (reply,) = await ear.ask_trainers(round="r1", trainers=["tensorflow"])
         assert reply == TrainReply(trainer="pytorch", accepted=False, round="r1", reason="not asked")
@@ -196,10 +210,9 @@ async def test_a_round_is_refused_by_who_is_not_meant_and_by_who_is_busy(ear: Ea
         assert reply == TrainReply(trainer="pytorch", accepted=False, round="r2", reason="busy")
         await eventually(lambda: sum(value.stage == "training" for value in ear.progress) >= 5, LOADED)
         assert service.health().state == "working"
-        begin = time.monotonic()
-    assert time.monotonic() - begin < 3.0, "a fit under way ends with its service"
-    times = [t for t, value in zip(ear.times, ear.progress, strict=True) if value.stage == "training"]
-    assert (len(times) - 1) / (times[-1] - times[0]) < 6.0, "progress is announced at most five times a second"
+    await eventually(lambda: not service.worker._thread.is_alive())  # the fit ends with its service
+    assert min(later - earlier for earlier, later in pairwise(announced)) >= PROGRESS_PAUSE
+    assert sum(value.stage == "training" for value in ear.progress) <= len(announced)
 
 
 @pytest.mark.usefixtures("filled")

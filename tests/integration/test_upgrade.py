@@ -114,6 +114,12 @@ async def test_records_and_messages_go_on(
         return counts.raw == before + 4 and counts.processed + counts.rejected == before + 4
 
     await eventually(all_there, 60)
+
+    async def all_marked() -> bool:
+        # A record is marked after its processed record is written.
+        return not (await records.unprocessed(dataset.version, 10, None)).table.num_rows
+
+    await eventually(all_marked, 60)
     kept = envelopes(database, place.settings)
     arrived = {each.key: each.source for each in kept if each.source}
     # The former release did not keep the source. Of the four records that waited, two came on a subject that names one.

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from complex_system.errors import DeclarationError
+from complex_system.local.servers import free_port
 from complex_system.monitoring.alerts.channels import WebhookChannel, WebhookMessage
 from complex_system.service_layer.monitoring import delivery
 from outgoing import Outgoing, alert
@@ -62,7 +63,7 @@ async def test_a_receiver_that_fails_gets_the_message_again_with_the_same_id(rec
 
 
 async def test_a_receiver_that_is_away_for_hours_gets_everything_later() -> None:
-    first = Receiver()
+    first = Receiver(free_port())  # which nobody else gets while it is away
     outgoing = sending_to(first)
     first.stop()
     for number in range(5):

@@ -171,6 +171,13 @@ def tls_variables(monkeypatch: pytest.MonkeyPatch, folder: Path, authority: str 
         monkeypatch.setenv(f"RAY_TLS_SERVER_{name}", str(folder / file))
 
 
+@pytest.fixture
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, too, a head says what it is: one that is slow is not judged."""
+    monkeypatch.setattr(ray_head, "CONNECT_SECONDS", 120.0)
+
+
+@pytest.mark.usefixtures("_patient")
 def test_a_trainer_without_tls_is_told_which_variables_the_cluster_needs(tmp_path: Path) -> None:
     with head_at(certificates=write_certificates(tmp_path)) as address:
         fault = ray_head.fault_of(address)
@@ -178,6 +185,7 @@ def test_a_trainer_without_tls_is_told_which_variables_the_cluster_needs(tmp_pat
     assert "RAY_USE_TLS=1, RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY, RAY_TLS_CA_CERT" in fault
 
 
+@pytest.mark.usefixtures("_patient")
 def test_a_trainer_with_tls_is_told_what_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own, others = tmp_path / "own", tmp_path / "others"
     for folder in (own, others):
@@ -200,6 +208,7 @@ def test_a_trainer_with_tls_is_told_what_does_not_fit(monkeypatch: pytest.Monkey
         assert "RAY_TLS_SERVER_CERT names no file that this trainer can read: it is not set" in ray_head.fault_of(address)
 
 
+@pytest.mark.usefixtures("_patient")
 def test_what_is_not_a_head_is_told_apart() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         thread = threading.Thread(target=lambda: [other.accept()[0].close() for _ in range(2)])

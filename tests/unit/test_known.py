@@ -91,7 +91,11 @@ async def test_many_records_are_measured_by_one_thread_in_turns_and_too_many_req
 def test_products_need_no_threads_and_are_the_same(width: int) -> None:
     records, values = KnownRecords(normal(1, 1000, width)), normal(2, 300, width) - 1000
     assert records._products(values) == pytest.approx(np.einsum("ij,jk->ik", values, records._doubled), rel=1e-4, abs=1e-2)
-    process, thread = time.process_time(), time.thread_time()
-    for _ in range(30):
-        records._products(values)
-    assert time.process_time() - process < 1.3 * (time.thread_time() - thread) + 0.01
+
+    def alone() -> bool:
+        process, thread = time.process_time(), time.thread_time()
+        for _ in range(30):
+            records._products(values)
+        return time.process_time() - process < 1.3 * (time.thread_time() - thread) + 0.01
+
+    assert any(alone() for _ in range(5))  # a thread of an earlier test may have something to do meanwhile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -128,7 +129,8 @@ async def test_stopping_leaves_no_process_and_no_child_of_one(supervise: Callabl
     [grandchild] = await eventually(lambda: psutil.Process(pid).children())
     await supervisor.stop()
     assert not psutil.pid_exists(pid)
-    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+    with contextlib.suppress(psutil.NoSuchProcess):  # whoever reaps it may do so at any moment
+        assert grandchild.status() == psutil.STATUS_ZOMBIE
     assert {process.state for process in state.services.values()} == {"stopped"}
 
 

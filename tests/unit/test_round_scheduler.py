@@ -9,7 +9,8 @@ import pytest
 
 from complex_system.domain.dataset import Dataset
 from complex_system.errors import ReplyTimeoutError
-from complex_system.evaluation.triggers import AlertCause
+from complex_system.evaluation.triggers import AlertCause, GrowthTrigger
+from complex_system.protocol.database import RecordCounts
 from complex_system.service_layer.rounds import scheduler
 from complex_system.service_layer.rounds.scheduler import MAX_COUNTING_PAUSE, RoundScheduler
 from complex_system.settings import Settings
@@ -54,3 +55,22 @@ async def test_what_is_new_since_an_alert_is_not_counted_all_the_time(monkeypatc
     assert not rounds.waits
     await rounds._enough_since(None)
     assert not rounds.waits
+
+
+async def test_it_says_how_many_labelled_records_the_first_round_lacks() -> None:
+    """A file of 51 films trains with `fiot run --data`, which lowers the bound, and would wait silently with a deployment's own."""
+    counts = RecordCounts(raw=51, processed=51, labelled=51, rejected=0)
+
+    class Counting:
+        async def counts(self) -> RecordCounts:
+            return counts
+
+    rounds = RoundScheduler(Settings(), Counting(), None, None, Dataset.load(), None, None)  # type: ignore[arg-type]
+    rounds.growth = GrowthTrigger(200, 0.25)
+    assert await rounds.next(60.0) is None
+    assert (
+        rounds.waits == "the first training round needs 200 labelled records (COMPLEX_SYSTEM_MIN_LABELLED), and there are 51"
+    )
+    rounds.growth = GrowthTrigger(200, 0.25, last_labelled=300)
+    assert await rounds.next(60.0) is None
+    assert not rounds.waits, "there was one"

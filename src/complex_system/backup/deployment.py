@@ -13,6 +13,7 @@ The parts are copied in this order, so that they fit together although everythin
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Collection
@@ -229,9 +230,21 @@ def _restore_files(source: Path, target: Path, undo: AsyncExitStack) -> str:
         if not new.exists():
             undo.callback(_remove, new)
     try:
-        return f"{source.name}: {copy_files(source, target):,} files"
+        files = copy_files(source, target)
+        if os.geteuid() == 0:
+            _give_to_owner(source, target)
+        return f"{source.name}: {files:,} files"
     except OSError as error:
         raise BackupError(f"{source.name} cannot be restored into {target}: {error}.") from error
+
+
+def _give_to_owner(source: Path, target: Path) -> None:
+    """Give what root has copied to whoever the folder belongs to: a service in a container is another user, and writes there."""
+    owner = target.stat()
+    for path in source.rglob("*"):
+        new = target / path.relative_to(source)
+        if new.exists():
+            os.chown(new, owner.st_uid, owner.st_gid)
 
 
 def _remove(path: Path) -> None:

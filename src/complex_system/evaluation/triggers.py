@@ -39,7 +39,7 @@ class GrowthTrigger:
             last_labelled: Labelled records at the last round; None when there was none.
             last_corrected: Corrections of labelled records at the last round; None where nobody counted them: those of the first look.
         """
-        self._min_labelled = min_labelled
+        self.min_labelled = min_labelled
         self._growth = growth
         self.last_labelled = last_labelled
         self._last_corrected = last_corrected
@@ -61,7 +61,7 @@ class GrowthTrigger:
         raw_before, self._raw_before = self._raw_before, counts.raw
         if self._last_corrected is None:
             self._last_corrected = counts.corrected
-        if counts.labelled < self._min_labelled or not self._has_changed(counts, self.last_labelled, self._last_corrected):
+        if counts.labelled < self.min_labelled or not self._has_changed(counts, self.last_labelled, self._last_corrected):
             self._enough_since = None
             return False
         if self._failures and self._has_changed(counts, *self._failed):

@@ -149,6 +149,11 @@ class RoundScheduler:
         alert = self.alerts.due(time.monotonic()) if self.growth.last_labelled is not None else None
         if await self._enough_since(alert) and alert is not None:
             return await self._train(self._because_of(alert, counts))
+        if self.growth.last_labelled is None and counts.labelled < self.growth.min_labelled:
+            self.waits = (
+                f"the first training round needs {self.growth.min_labelled} labelled records (COMPLEX_SYSTEM_MIN_LABELLED), "
+                f"and there are {counts.labelled}"
+            )
         if grown and await self._processed_but(self.growth.most_waiting(counts)):
             request = ComparisonRequest(
                 new_round_id(), [], counts.labelled, self.since, None, counts.corrected, self.after,
