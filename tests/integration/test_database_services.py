@@ -160,7 +160,7 @@ async def test_a_walk_over_numbered_pages_goes_on_behind_the_last_key_and_meets_
 
 async def test_all_records_are_counted_again_an_hour_after_the_start_and_then_once_a_day(service: DatabaseService) -> None:
     """Replicas of an earlier release may write after the first count, while one after the other is updated."""
-    await eventually(lambda: service._recounts == 1)
+    await eventually(lambda: service._recounts == 1, 20)
     service._recounts = 0
     assert [await service._recount() for _ in range(3)] == [service.first_recount, None, None]
     assert (service.first_recount, service.recount_interval) == (3600.0, 86_400.0)

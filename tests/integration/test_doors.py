@@ -87,7 +87,7 @@ async def _try_nats(server: NatsServer, **options: Any) -> None:
         return
 
     try:
-        await client.connect(server.url, allow_reconnect=False, error_cb=ignore, connect_timeout=30, **options)
+        await client.connect(server.url, allow_reconnect=False, error_cb=ignore, connect_timeout=5, **options)
         await client.flush()
     finally:
         await client.close()
@@ -105,12 +105,12 @@ async def test_a_service_with_the_deployments_password_is_let_in_and_a_health_ch
     known = make_settings(locked_nats, nats_user=USER, nats_password=PASSWORD)
     async with running(TesterService, known) as service:
         host = service.replica.rsplit("-", 1)[0]
-        assert await ask_health("tester", known, host, 30) == (True, "ready")
+        assert await ask_health("tester", known, host, 5) == (True, "ready")
         stranger = make_settings(locked_nats, nats_user="", nats_password="")
         well, text = await ask_health("tester", stranger, host, 1)
         assert not well
         assert "No connection to the broker" in text
-    well, text = await ask_health("tester", known, host, 30)
+    well, text = await ask_health("tester", known, host, 5)
     assert not well
     assert "No service answers" in text
 
@@ -120,7 +120,7 @@ async def test_a_service_that_fails_is_not_healthy(nats_server: NatsServer, make
     async with running(TesterService, settings) as service:
         await service.set_state("failing", "the disk is full")
         host = service.replica.rsplit("-", 1)[0]
-        assert await ask_health("tester", settings, host, 30) == (False, "failing: the disk is full")
+        assert await ask_health("tester", settings, host, 5) == (False, "failing: the disk is full")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ async def test_with_tls_the_broker_is_reached_by_who_knows_its_ca(
         known = make_settings(
             running_server, nats_user=USER, nats_password=PASSWORD, nats_tls_ca=str(certificates / "ca.pem")
         )
-        connection = await asyncio.wait_for(ServiceConnection.open(known, "tester"), 60)
+        connection = await asyncio.wait_for(ServiceConnection.open(known, "tester"), 10)
         await connection.settle()
         await connection.close()
         fooled = known.copy(update={"nats_tls_ca": str(certificates / "other.pem")})
