@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
@@ -118,6 +119,28 @@ async def test_a_stand_by_takes_the_lease_over_immediately_when_it_is_released(b
         await asyncio.wait_for(waiting, 20)
         assert b.lease.is_held
         assert not a.lease.is_held
+
+
+async def test_a_release_ends_although_a_renewal_drops_its_cancellation(
+    broker: Settings, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``asyncio.wait_for`` does so before Python 3.12, where the broker's answer comes at the same moment."""
+    renewing = asyncio.Event()
+
+    async def renew(_: Lease) -> None:
+        renewing.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+
+    monkeypatch.setattr(Lease, "_renew", renew)
+    async with replicas(broker, service, "a", "b") as (a, b):
+        await a.taken()
+        await asyncio.wait_for(renewing.wait(), 60)
+        _, late = await asyncio.wait({releasing := asyncio.create_task(a.lease.release())}, timeout=30)
+        monkeypatch.undo()
+        assert not late, "it waits for the renewal"
+        await releasing
+        await b.taken()
 
 
 async def test_a_stand_by_takes_over_from_a_frozen_holder_that_has_stopped_before_and_loses_the_lease(

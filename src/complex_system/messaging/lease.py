@@ -104,6 +104,7 @@ class Lease:
         self._until = float("-inf")
         self._unguarded = False
         self._keeper: asyncio.Task[None] | None = None
+        self._released = False
         self.lost = asyncio.Event()
         """Set when another replica holds, or held, the lease: what this one remembers is out of date."""
         self.holder = ""
@@ -150,10 +151,14 @@ class Lease:
         finally:
             if warming is not None:
                 warming.cancel()
+        self._released = False
         self._keeper = asyncio.create_task(self._keep())
 
     async def release(self) -> None:
         """Give the lease back, so that a stand-by need not wait until it expires."""
+        self._released = (
+            True  # before Python 3.12, asyncio.wait_for drops a cancellation that comes together with the answer
+        )
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -233,7 +238,7 @@ class Lease:
 
     async def _keep(self) -> None:
         told = False
-        while not self.lost.is_set():
+        while not self.lost.is_set() and not self._released:
             await asyncio.sleep(LOOK_FOR_JETSTREAM if self._unguarded else RENEW)
             try:
                 await self._renew()
