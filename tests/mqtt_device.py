@@ -71,7 +71,7 @@ class MqttDevice:
     def start(self) -> None:
         self._client.connect(HOST, self._port)
         self._client.loop_start()
-        assert self.is_connected.wait(10)
+        assert self.is_connected.wait(60)
 
     def stop(self) -> None:
         self._client.disconnect()

@@ -142,10 +142,10 @@ def refused(item: int, look: Look) -> int:
 
 @dataclass(frozen=True)
 class Noted:
-    """Notes in a folder which item was begun by which process; then waits until the folder has a file ``go``, but for one item."""
+    """Notes in a folder which item was begun by which process; then waits until the folder has a file ``go``, but for some items."""
 
     folder: Path
-    free: int | None = None
+    free: tuple[int, ...] = ()
 
     def __call__(self, item: int, look: Look) -> int:
         self.note(item, look)
@@ -154,7 +154,7 @@ class Noted:
     def note(self, item: object, look: Look) -> None:
         (self.folder / f"{item}.{os.getpid()}").touch()
         until = time.monotonic() + 120
-        while item != self.free and not (self.folder / "go").exists() and time.monotonic() < until:
+        while item not in self.free and not (self.folder / "go").exists() and time.monotonic() < until:
             look()
             time.sleep(0.01)
 
