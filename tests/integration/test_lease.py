@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
+from nats.aio.msg import Msg
 
 from complex_system.errors import NotHolderError
 from complex_system.local.servers import Server
@@ -121,26 +121,22 @@ async def test_a_stand_by_takes_the_lease_over_immediately_when_it_is_released(b
         assert not a.lease.is_held
 
 
-async def test_a_release_ends_although_a_renewal_drops_its_cancellation(
-    broker: Settings, service: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_request_ends_although_its_answer_comes_together_with_the_cancellation(
+    broker: Settings, service: str
 ) -> None:
-    """``asyncio.wait_for`` does so before Python 3.12, where the broker's answer comes at the same moment."""
-    renewing = asyncio.Event()
-
-    async def renew(_: Lease) -> None:
-        renewing.set()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(600)
-
-    monkeypatch.setattr(Lease, "_renew", renew)
-    async with replicas(broker, service, "a", "b") as (a, b):
-        await a.taken()
-        await asyncio.wait_for(renewing.wait(), 60)
-        _, late = await asyncio.wait({releasing := asyncio.create_task(a.lease.release())}, timeout=30)
-        monkeypatch.undo()
-        assert not late, "it waits for the renewal"
-        await releasing
-        await b.taken()
+    """Before Python 3.12 ``asyncio.wait_for`` returns the answer then, and who renews a lease would go on."""
+    connection = await ServiceConnection.open(broker, service)
+    try:
+        client = connection.client
+        await client.subscribe(service)  # somebody listens and does not answer
+        asking = asyncio.create_task(client.request(service, timeout=60))
+        (reply,) = await eventually(lambda: list(client._resp_map.values()))
+        reply.set_result(Msg(client))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    finally:
+        await connection.close()
 
 
 async def test_a_stand_by_takes_over_from_a_frozen_holder_that_has_stopped_before_and_loses_the_lease(

@@ -104,7 +104,6 @@ class Lease:
         self._until = float("-inf")
         self._unguarded = False
         self._keeper: asyncio.Task[None] | None = None
-        self._released = False
         self.lost = asyncio.Event()
         """Set when another replica holds, or held, the lease: what this one remembers is out of date."""
         self.holder = ""
@@ -151,13 +150,10 @@ class Lease:
         finally:
             if warming is not None:
                 warming.cancel()
-        self._released = False
         self._keeper = asyncio.create_task(self._keep())
 
     async def release(self) -> None:
         """Give the lease back, so that a stand-by need not wait until it expires."""
-        # Before Python 3.12, asyncio.wait_for drops a cancellation that comes together with the answer.
-        self._released = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -237,7 +233,7 @@ class Lease:
 
     async def _keep(self) -> None:
         told = False
-        while not self.lost.is_set() and not self._released:
+        while not self.lost.is_set():
             await asyncio.sleep(LOOK_FOR_JETSTREAM if self._unguarded else RENEW)
             try:
                 await self._renew()

@@ -131,6 +131,20 @@ class ServiceClient(Client):
         self._closing = True
         await super().close()
 
+    async def request(self, *args: Any, **options: Any) -> Msg:
+        """Ask as nats-py does, for JetStream; a cancellation ends it in any case.
+
+        nats-py waits with ``asyncio.wait_for``, which before Python 3.12 returns an answer that comes together with a cancellation. A
+        loop around it would go on for ever, and with it whoever waits for the end of its task.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
+        reply = await super().request(*args, **options)
+        if task.cancelling() > cancelled:
+            raise asyncio.CancelledError
+        return reply
+
     def let_go(self) -> None:
         """End the connection immediately, with what was not sent."""
         self._link.abort()
