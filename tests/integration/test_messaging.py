@@ -22,6 +22,7 @@ from complex_system.errors import (
 )
 from complex_system.local.servers import NATS_MAX_PAYLOAD, Server
 from complex_system.logs import REQUEST
+from complex_system.messaging import lease
 from complex_system.messaging.connection import ServiceConnection
 from complex_system.messaging.handlers import answers, hears
 from complex_system.messaging.service import SystemService
@@ -234,6 +235,30 @@ async def test_a_service_that_has_started_is_ready_unless_a_loop_waits_already(s
     for service, said in ((HungryService, ("ready", "")), (ThirstyService, ("waiting", "no water"))):
         async with running(service, settings) as started:
             assert (started.health().state, started.health().detail) == said
+
+
+class SpoiledService(SystemService):
+    """Acts alone, and fails while it starts."""
+
+    acts_alone = True
+
+    async def on_start(self) -> None:
+        self.every(60.0, self.cook)
+        raise InvalidRecordError("The milk is sour.")
+
+    async def cook(self) -> None:
+        """Do nothing."""
+
+
+async def test_a_start_that_fails_leaves_nothing_behind(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "TTL", 600.0)
+    before = asyncio.all_tasks()
+    for _ in range(2):  # the second one need not wait until the lease of the first expires
+        async with asyncio.timeout(60):
+            with pytest.raises(InvalidRecordError, match="sour"):
+                async with running(SpoiledService, settings):
+                    pass
+    await eventually(lambda: asyncio.all_tasks() <= before)
 
 
 async def test_a_reply_that_cannot_be_encoded_is_an_error_reply(tester: TesterService, settings: Settings) -> None:

@@ -63,9 +63,10 @@ def test_the_variables_of_a_local_run_are_settings_with_the_same_defaults() -> N
 
 
 def test_no_module_but_the_settings_reads_the_environment() -> None:
-    # The runner hands the environment on to its children, and MLflow and W&B are configured through it: that is writing.
+    # The runner hands the environment on to its children, and MLflow and W&B are configured through it: that is writing. Ray's own
+    # variables for TLS are read in one place, to say what is wrong with them.
     reading = re.compile(r"os\.getenv|environ\.get\(|environ\[[^]]+\](?! =)")
-    sources = [p for p in (ROOT / "src").rglob("*.py") if not {"settings", "local"} & set(p.parts)]
+    sources = [p for p in (ROOT / "src").rglob("*.py") if not {"settings", "local", "ray_head.py"} & set(p.parts)]
     offenders = [str(p.relative_to(ROOT)) for p in sources if reading.search(p.read_text(encoding="utf-8"))]
     assert offenders == []
 

@@ -278,10 +278,24 @@ class SystemService(FastIoTService):
         await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         if started.done():
-            started.result()
+            try:
+                started.result()
+            except BaseException:
+                await self._give_up_start()
+                raise
         else:
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
+
+    async def _give_up_start(self) -> None:
+        """Leave nothing behind of a start that has failed: its process may go on, and a stand-by may have more success."""
+        self._shutdown_event.set()
+        await self._stop_subs()
+        if self.lease is not None:
+            await self.lease.release()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks, timeout=STOP_GRACE)
 
     async def _start_with_lease(self) -> None:
         if self.lease is not None:
