@@ -28,6 +28,8 @@ PARTS, EACH = 2_000, 10
 COLLECTION = "thing_collection"
 DATABASES: dict[str, type[Server]] = {"mongo": MongoServer, "maria": MariaServer}
 BEGAN = 1_777_000_000.0
+# Between the readings of a part and its end the broker may be frozen for 10 s, and then the press repeats its message after 3 s:
+# readings are kept for what the columns look back and twice the waiting time.
 DECLARATION = """
 name: press
 target: strength
@@ -44,7 +46,7 @@ collect:
     temp: {name: temperature, over: 0.9s, take: mean}
     readings: {name: temperature, over: 0.9s, take: count}
     before: {column: temp, lag: 1}
-  record: {on: 'thing "press-4.part_done"', id: value, wait: 1s}
+  record: {on: 'thing "press-4.part_done"', id: value, wait: 8s}
   label: {column: strength, from: 'subject "lab.results"', match: id, within: 1h}
 """
 
